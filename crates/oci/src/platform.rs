@@ -103,7 +103,8 @@ impl FromStr for Platform {
     fn from_str(s: &str) -> Result<Self, PlatformError> {
         let bad = || PlatformError(s.chars().take(100).collect());
         let valid = |p: &&str| {
-            !p.is_empty() && p.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '_' | '.' | '-'))
+            p.starts_with(|c: char| c.is_ascii_alphanumeric())
+                && p.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '_' | '.' | '-'))
         };
         let parts: Vec<&str> = s.trim().split('/').collect();
         if !parts.iter().all(|p| valid(&p)) {

@@ -170,9 +170,7 @@ fn is_host(host: &str) -> bool {
 
 fn is_tag(tag: &str) -> bool {
     let word = |c: char| c.is_ascii_alphanumeric() || c == '_';
-    (1..=128).contains(&tag.len())
-        && tag.starts_with(word)
-        && tag.chars().all(|c| word(c) || matches!(c, '.' | '-'))
+    (1..=128).contains(&tag.len()) && tag.starts_with(word) && tag.chars().all(|c| word(c) || matches!(c, '.' | '-'))
 }
 
 /// `[a-z0-9]+((\.|_|__|-+)[a-z0-9]+)*`
@@ -180,9 +178,7 @@ fn is_component(part: &str) -> bool {
     let alnum = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit();
     part.starts_with(alnum)
         && part.ends_with(alnum)
-        && part
-            .split(alnum)
-            .all(|sep| matches!(sep, "" | "." | "_" | "__") || sep.chars().all(|c| c == '-'))
+        && part.split(alnum).all(|sep| matches!(sep, "" | "." | "_" | "__") || sep.chars().all(|c| c == '-'))
 }
 
 #[cfg(test)]
@@ -202,7 +198,9 @@ mod tests {
 
     #[test]
     fn malformed_names_are_refused() {
-        for bad in ["", "/a", "a/", "a//b", "a:", ":x", "a:b:c", "-a", "a..b", "a@sha256:1", "a b", "../../etc", "a:x/.."] {
+        for bad in
+            ["", "/a", "a/", "a//b", "a:", ":x", "a:b:c", "-a", "a..b", "a@sha256:1", "a b", "../../etc", "a:x/.."]
+        {
             assert!(bad.parse::<Reference>().is_err(), "{bad:?}");
         }
         assert!(matches!("team/App".parse::<Reference>(), Err(ReferenceError::UpperCase(_))));
