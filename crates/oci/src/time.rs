@@ -39,6 +39,14 @@ impl Timestamp {
     }
 }
 
+impl TryFrom<std::time::SystemTime> for Timestamp {
+    type Error = TimestampError;
+
+    fn try_from(at: std::time::SystemTime) -> Result<Self, TimestampError> {
+        jiff::Timestamp::try_from(at).map(Self).map_err(|_| TimestampError(format!("{at:?}")))
+    }
+}
+
 impl fmt::Display for Timestamp {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         fmt::Display::fmt(&self.0, f)

@@ -1,1 +1,103 @@
-//! To be written.
+//! Searches for secrets in the bytes that reach an image, and hides them in logs.
+//!
+//! - [`Searcher`] knows a build's secrets in every encoding in which a build would write them by mistake: plain, base64
+//!   (both alphabets, any alignment, wrapped lines), hex, percent-encoded and JSON-escaped; and the shapes of well-known credentials.
+//! - [`Scan`] is one pass over a stream; a hit is found wherever the stream is cut into chunks.
+//! - [`Redactor`] replaces secrets in a process's output.
+//!
+//! Invariants: no I/O; a secret's bytes never appear in `Debug` output, errors or hits.
+
+mod encode;
+mod redact;
+mod scan;
+mod shapes;
+
+pub use encode::Encoding;
+pub use redact::Redactor;
+pub use scan::{Hit, HitKind, Scan, Searcher};
+pub use shapes::Shape;
+
+use std::fmt;
+
+/// Shorter values are not searched for: they would be found everywhere by chance.
+pub const SHORTEST: usize = 4;
+
+/// What a secret is, which decides how a hit is explained.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Origin {
+    /// `--secret`.
+    Secret,
+    /// A key file given to `--ssh`.
+    SshKey,
+    /// A build argument whose name looks like a credential's.
+    BuildArg,
+    /// A registry or git token that the build used.
+    Token,
+}
+
+/// A value that must not reach an image.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Secret {
+    /// How the user named it: the id of `--secret`, the name of the build argument, a host.
+    pub name: String,
+    /// Where it came from.
+    pub origin: Origin,
+    value: Vec<u8>,
+}
+
+impl Secret {
+    /// A secret. White space at its end does not count: files end with a newline, and the copy in an image may not.
+    pub fn new(name: impl Into<String>, origin: Origin, value: impl Into<Vec<u8>>) -> Self {
+        let mut value = value.into();
+        while value.last().is_some_and(u8::is_ascii_whitespace) {
+            value.pop();
+        }
+        Self { name: name.into(), origin, value }
+    }
+
+    /// Whether it is long enough to be searched for.
+    pub fn is_searchable(&self) -> bool {
+        self.value.len() >= SHORTEST
+    }
+
+    pub(crate) fn value(&self) -> &[u8] {
+        &self.value
+    }
+}
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Secret({:?}, {:?}, {} bytes)", self.name, self.origin, self.value.len())
+    }
+}
+
+/// Whether a build argument or environment variable of this name usually holds a credential. The words are those of
+/// BuildKit's `SecretsUsedInArgOrEnv` check.
+pub fn looks_like_credential(name: &str) -> bool {
+    const WORDS: [&str; 9] =
+        ["apikey", "auth", "credential", "credentials", "key", "password", "pword", "passwd", "secret"];
+    const ALLOWED: [&str; 2] = ["public", "cache"];
+    let words: Vec<String> = name.to_ascii_lowercase().split(['_', '-', '.']).map(str::to_owned).collect();
+    let has = |list: &[&str]| words.iter().any(|w| list.contains(&w.as_str()));
+    (has(&WORDS) || has(&["token", "pwd", "pass"])) && !has(&ALLOWED)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_that_look_like_credentials() {
+        for name in ["SSH_PRIVATE_KEY", "npm_token", "DB_PASSWORD", "AWS_SECRET_ACCESS_KEY"] {
+            assert!(looks_like_credential(name), "{name}");
+        }
+        for name in ["VERSION", "PUBLIC_KEY", "MONKEY", "KEYBOARD", "AUTHOR"] {
+            assert!(!looks_like_credential(name), "{name}");
+        }
+    }
+
+    #[test]
+    fn debug_output_does_not_show_the_value() {
+        assert!(!format!("{:?}", Secret::new("id", Origin::Secret, "hunter22")).contains("hunter"));
+    }
+}

@@ -1,0 +1,115 @@
+//! Readers of the engine's events: what a person or a machine sees while a build runs.
+//!
+//! Events arrive from many threads and are handed to one display thread, so that lines never mix and a slow
+//! terminal never holds a build up.
+
+mod format;
+mod plain;
+mod rawjson;
+mod tty;
+
+use std::io::IsTerminal;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use kiln_engine::events::{Event, EventSink};
+
+pub use format::human_size;
+
+/// What to show; the values of `--progress`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum Mode {
+    /// `tty` on a terminal, else `plain`.
+    Auto,
+    /// Lines redrawn in place.
+    Tty,
+    /// One line for each thing that happens.
+    Plain,
+    /// Nothing until the end.
+    Quiet,
+    /// BuildKit's JSON, one object a line.
+    Rawjson,
+}
+
+/// A running display.
+pub struct Display {
+    events: Mutex<Option<Sender<Event>>>,
+    thread: Mutex<Option<JoinHandle<()>>>,
+}
+
+/// One way of showing events.
+trait Renderer: Send {
+    /// Takes an event.
+    fn event(&mut self, event: Event);
+    /// Called every 100 ms while anything runs.
+    fn tick(&mut self) {}
+    /// Called once, after the last event.
+    fn finish(&mut self) {}
+}
+
+struct Quiet;
+
+impl Renderer for Quiet {
+    fn event(&mut self, event: Event) {
+        if let Event::Warning(text) = event {
+            eprintln!("WARNING: {text}");
+        }
+    }
+}
+
+impl Display {
+    /// Starts showing events on standard error. `explain` adds the reason for each step that was not cached.
+    pub fn start(mode: Mode, explain: bool) -> Arc<Self> {
+        let terminal = std::io::stderr().is_terminal();
+        let renderer: Box<dyn Renderer> = match mode {
+            Mode::Quiet => Box::new(Quiet),
+            Mode::Rawjson => Box::new(rawjson::RawJson::default()),
+            Mode::Tty => Box::new(tty::Tty::new(explain)),
+            Mode::Auto if terminal => Box::new(tty::Tty::new(explain)),
+            Mode::Auto | Mode::Plain => Box::new(plain::Plain::new(explain, terminal)),
+        };
+        let (sender, receiver) = channel();
+        let thread = std::thread::Builder::new().name("display".into()).spawn(move || show(renderer, &receiver)).ok();
+        Arc::new(Self { events: Mutex::new(Some(sender)), thread: Mutex::new(thread) })
+    }
+
+    /// Shows what is left and ends the display. Later events are dropped.
+    pub fn finish(&self) {
+        drop(self.events.lock().unwrap_or_else(PoisonError::into_inner).take());
+        if let Some(thread) = self.thread.lock().unwrap_or_else(PoisonError::into_inner).take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+impl Drop for Display {
+    fn drop(&mut self) {
+        self.finish();
+    }
+}
+
+impl EventSink for Display {
+    fn event(&self, event: Event) {
+        if let Some(sender) = &*self.events.lock().unwrap_or_else(PoisonError::into_inner) {
+            let _ = sender.send(event);
+        }
+    }
+}
+
+fn show(mut renderer: Box<dyn Renderer>, events: &Receiver<Event>) {
+    let mut last_tick = std::time::Instant::now();
+    loop {
+        match events.recv_timeout(Duration::from_millis(100)) {
+            Ok(event) => renderer.event(event),
+            Err(RecvTimeoutError::Timeout) => {}
+            Err(RecvTimeoutError::Disconnected) => break,
+        }
+        if last_tick.elapsed() >= Duration::from_millis(100) {
+            renderer.tick();
+            last_tick = std::time::Instant::now();
+        }
+    }
+    renderer.finish();
+}

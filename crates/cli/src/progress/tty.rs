@@ -1,0 +1,248 @@
+//! The terminal view: finished steps scroll up, running steps are redrawn below with the tail of their output.
+
+use std::collections::HashMap;
+use std::io::Write;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use kiln_engine::events::{Event, Outcome, StepId};
+
+use super::Renderer;
+use super::format::{after_carriage_return, cut, human_size, printable, seconds};
+
+/// Lines of output shown for each running step, `BUILDKIT_TTY_LOG_LINES` overrides.
+const TAIL: usize = 6;
+
+pub struct Tty {
+    explain: bool,
+    colour: bool,
+    tail: usize,
+    begun: Instant,
+    steps: HashMap<StepId, Step>,
+    running: Vec<StepId>,
+    known: usize,
+    finished: usize,
+    cached: usize,
+    /// Lines of the live part now on the screen.
+    drawn: usize,
+    pending: Vec<String>,
+}
+
+struct Step {
+    name: Arc<str>,
+    started: Option<Instant>,
+    lines: Vec<Vec<u8>>,
+    partial: Vec<u8>,
+    items: Vec<Item>,
+    reasons: Vec<String>,
+}
+
+struct Item {
+    name: Arc<str>,
+    current: u64,
+    total: Option<u64>,
+    since: Instant,
+    done: bool,
+}
+
+impl Tty {
+    pub fn new(explain: bool) -> Self {
+        let tail = std::env::var("BUILDKIT_TTY_LOG_LINES").ok().and_then(|v| v.parse().ok()).unwrap_or(TAIL);
+        Self {
+            explain,
+            colour: std::env::var_os("NO_COLOR").is_none(),
+            tail,
+            begun: Instant::now(),
+            steps: HashMap::new(),
+            running: Vec::new(),
+            known: 0,
+            finished: 0,
+            cached: 0,
+            drawn: 0,
+            pending: Vec::new(),
+        }
+    }
+
+    fn paint(&self, code: &str, text: &str) -> String {
+        if self.colour { format!("\x1b[{code}m{text}\x1b[0m") } else { text.to_owned() }
+    }
+
+    /// A line with `left` cut to fit and `right` at the right edge.
+    fn row(left: &str, right: &str, width: usize) -> String {
+        let room = width.saturating_sub(right.chars().count() + 1);
+        let left = cut(left, room);
+        let pad = room.saturating_sub(left.chars().count());
+        format!("{left}{} {right}", " ".repeat(pad))
+    }
+
+    fn finish_step(&mut self, id: StepId, elapsed: Duration, outcome: &Outcome) {
+        self.running.retain(|r| *r != id);
+        self.finished += 1;
+        let width = width();
+        let Some(step) = self.steps.get(&id) else { return };
+        let (mark, code) = match outcome {
+            Outcome::Cached => {
+                self.cached += 1;
+                return;
+            }
+            Outcome::Done => ("", "34"),
+            Outcome::Failed(_) => ("ERROR ", "31"),
+            Outcome::Cancelled => ("CANCELED ", "33"),
+        };
+        let row = Self::row(&format!(" => {mark}{}", step.name), &seconds(elapsed), width);
+        let mut lines = vec![self.paint(code, &row)];
+        if self.explain {
+            lines.extend(step.reasons.iter().map(|r| self.paint("2", &cut(&format!("    not cached: {r}"), width))));
+        }
+        self.pending.extend(lines);
+    }
+
+    fn live(&self) -> Vec<String> {
+        let width = width();
+        let cached = if self.cached > 0 { format!(", {} cached", self.cached) } else { String::new() };
+        let head = format!(
+            "[+] Building {} ({}/{}{cached})",
+            seconds(self.begun.elapsed()),
+            self.finished,
+            self.known.max(self.finished)
+        );
+        let mut lines = vec![cut(&head, width)];
+        let room = height().saturating_sub(2).max(4);
+        let tail = (room / self.running.len().max(1)).saturating_sub(1).min(self.tail);
+        for id in &self.running {
+            let Some(step) = self.steps.get(id) else { continue };
+            let age = step.started.map(|s| seconds(s.elapsed())).unwrap_or_default();
+            lines.push(self.paint("1", &Self::row(&format!(" => {}", step.name), &age, width)));
+            for item in step.items.iter().filter(|i| !i.done).take(tail.max(1)) {
+                lines.push(Self::row(&format!(" => => {}", item.name), &item.shown(), width));
+            }
+            let skip = step.lines.len().saturating_sub(tail);
+            for line in &step.lines[skip..] {
+                lines.push(self.paint("2", &cut(&format!(" => => # {}", printable(line)), width)));
+            }
+        }
+        lines.truncate(room + 1);
+        lines
+    }
+
+    fn redraw(&mut self, live: &[String]) {
+        let mut out = String::new();
+        if self.drawn > 0 {
+            out.push_str(&format!("\x1b[{}A", self.drawn));
+        }
+        for line in self.pending.drain(..).as_slice().iter().chain(live) {
+            out.push_str("\x1b[2K");
+            out.push_str(line);
+            out.push('\n');
+        }
+        out.push_str("\x1b[J");
+        self.drawn = live.len();
+        let mut err = std::io::stderr().lock();
+        let _ = err.write_all(out.as_bytes());
+        let _ = err.flush();
+    }
+}
+
+impl Item {
+    fn shown(&self) -> String {
+        let rate = self.current as f64 / self.since.elapsed().as_secs_f64().max(0.1);
+        let total = self.total.map(|t| format!(" / {}", human_size(t))).unwrap_or_default();
+        format!("{}{total} {}/s", human_size(self.current), human_size(rate as u64))
+    }
+}
+
+impl Step {
+    fn log(&mut self, bytes: &[u8], keep: usize) {
+        for piece in bytes.split_inclusive(|b| *b == b'\n') {
+            self.partial.extend_from_slice(piece);
+            if let Some(line) = self.partial.strip_suffix(b"\n") {
+                self.lines.push(after_carriage_return(line).to_vec());
+                self.partial.clear();
+            }
+        }
+        // A line without end must not grow without bound: only its last screenful could be seen.
+        if self.partial.len() > 64 << 10 {
+            self.partial.drain(..32 << 10);
+        }
+        let extra = self.lines.len().saturating_sub(keep);
+        self.lines.drain(..extra);
+    }
+}
+
+fn size() -> (usize, usize) {
+    match rustix::termios::tcgetwinsize(std::io::stderr()) {
+        Ok(size) if size.ws_col > 0 && size.ws_row > 0 => (size.ws_col.into(), size.ws_row.into()),
+        _ => (80, 24),
+    }
+}
+
+fn width() -> usize {
+    size().0
+}
+
+fn height() -> usize {
+    size().1
+}
+
+impl Renderer for Tty {
+    fn event(&mut self, event: Event) {
+        match event {
+            Event::Step { id, name, .. } => {
+                self.known += 1;
+                let step = Step {
+                    name,
+                    started: None,
+                    lines: Vec::new(),
+                    partial: Vec::new(),
+                    items: Vec::new(),
+                    reasons: Vec::new(),
+                };
+                self.steps.insert(id, step);
+            }
+            Event::Started { id, .. } => {
+                if let Some(step) = self.steps.get_mut(&id) {
+                    step.started = Some(Instant::now());
+                    self.running.push(id);
+                }
+            }
+            Event::Finished { id, elapsed, outcome, .. } => self.finish_step(id, elapsed, &outcome),
+            Event::Log { id, bytes, .. } => {
+                let keep = self.tail.max(1);
+                if let Some(step) = self.steps.get_mut(&id) {
+                    step.log(&bytes, keep);
+                }
+            }
+            Event::Progress { id, item, current, total, done } => {
+                let Some(step) = self.steps.get_mut(&id) else { return };
+                match step.items.iter_mut().find(|i| i.name == item) {
+                    Some(known) => (known.current, known.total, known.done) = (current, total, done),
+                    None => step.items.push(Item { name: item, current, total, since: Instant::now(), done }),
+                }
+            }
+            Event::Miss { id, reasons } => {
+                if let Some(step) = self.steps.get_mut(&id) {
+                    step.reasons = reasons;
+                }
+            }
+            Event::Warning(text) => {
+                let line = self.paint("33", &format!("WARNING: {text}"));
+                self.pending.push(line);
+            }
+            Event::Lint(_) => {}
+        }
+    }
+
+    fn tick(&mut self) {
+        let live = self.live();
+        self.redraw(&live);
+    }
+
+    fn finish(&mut self) {
+        let mut live = self.live();
+        live.truncate(1);
+        if let Some(head) = live.first_mut() {
+            *head = head.replace("Building", "Finished in");
+        }
+        self.redraw(&live);
+    }
+}
