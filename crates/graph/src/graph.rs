@@ -232,7 +232,11 @@ impl Graph {
     /// What `targets` need, themselves included, inputs before what uses them.
     pub fn reachable(&self, targets: impl IntoIterator<Item = VertexId>) -> Vec<VertexId> {
         let mut needed = vec![false; self.vertices.len()];
-        targets.into_iter().filter(|t| t.index() < needed.len()).for_each(|t| needed[t.index()] = true);
+        for target in targets {
+            if let Some(slot) = needed.get_mut(target.index()) {
+                *slot = true;
+            }
+        }
         // Inputs have smaller ids, so one pass from the top sees every consumer before its inputs.
         for i in (0..self.vertices.len()).rev() {
             if needed[i] {
@@ -251,3 +255,6 @@ impl Index<VertexId> for Graph {
         &self.vertices[id.index()]
     }
 }
+
+#[cfg(test)]
+mod tests;
