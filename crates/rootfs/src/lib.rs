@@ -1,1 +1,26 @@
-//! To be written.
+//! Everything that touches a root file system: confined paths, tree digests, copies, overlays, and layers as tar streams.
+//!
+//! Invariants:
+//! - a path that comes from a Dockerfile, an image or an archive is only ever resolved inside a [`Root`]: symlinks,
+//!   absolute ones included, stay in it, and magic links (`/proc/self/fd/N`) are refused;
+//! - nothing here waits on a FIFO, opens a device, or trusts a file's size;
+//! - every error names the path it is about.
+
+mod dir;
+mod error;
+mod meta;
+mod resolve;
+mod root;
+mod stat;
+pub mod xattr;
+
+pub mod apply;
+pub mod diff;
+pub mod export;
+pub mod pax;
+pub mod whiteout;
+
+pub use error::{Result, RootfsError};
+pub use meta::Owner;
+pub use root::{DirEntry, Root};
+pub use stat::{FileKind, Ownership, Stat, Time};

@@ -1,0 +1,1 @@
+//! OCI layer tars to overlay upper format.

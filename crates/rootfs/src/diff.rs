@@ -1,0 +1,1 @@
+//! Overlay uppers to OCI layer tars.
