@@ -1,0 +1,232 @@
+//! `kiln build`: arguments. What they mean is in [`super::build_request`].
+
+use std::path::PathBuf;
+
+use clap::{Args, ValueHint};
+
+use crate::progress::Mode;
+
+/// Build an image from a Dockerfile
+///
+/// CONTEXT is a directory, a git or HTTP URL, or `-` for a tar archive (or a Dockerfile alone) on standard input.
+/// Without -t or -o the result is kept in the image store without a name.
+///
+/// Exit codes: 0 success, 1 the build failed, 2 wrong usage, 3 a build check failed, 4 a secret was found in the
+/// result, 130 interrupted.
+///
+/// Examples:
+///   kiln build -t app .
+///   kiln build --target test --no-cache .
+///   kiln build -t app --secret id=npmrc,src=$HOME/.npmrc .
+///   kiln build -o type=oci,dest=app.tar,compression=zstd .
+///   kiln build -o out --target binaries .
+///   kiln build --explain-cache --progress=plain .
+#[derive(Debug, Args)]
+#[command(verbatim_doc_comment)]
+pub struct BuildArgs {
+    /// Directory, URL or `-`
+    #[arg(value_name = "CONTEXT", default_value = ".", value_hint = ValueHint::DirPath)]
+    pub context: String,
+
+    /// Dockerfile: a path, a URL or `-` [default: CONTEXT/Dockerfile]
+    #[arg(short, long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub file: Option<String>,
+    /// Name for the result, `name[:tag]`
+    #[arg(short, long = "tag", value_name = "NAME")]
+    pub tags: Vec<String>,
+    /// Stage to build, by name or number
+    #[arg(long, value_name = "STAGE")]
+    pub target: Option<String>,
+    /// Set an ARG; without `=VALUE` it is taken from the environment
+    #[arg(long = "build-arg", value_name = "NAME[=VALUE]")]
+    pub build_args: Vec<String>,
+    /// Named context: a directory, docker-image://, oci-layout://, deb://, a git or HTTP URL
+    #[arg(long = "build-context", value_name = "NAME=VALUE")]
+    pub build_contexts: Vec<String>,
+    /// Platforms to build for, such as linux/arm64
+    #[arg(long = "platform", value_name = "PLATFORM", value_delimiter = ',')]
+    pub platforms: Vec<String>,
+    /// Where the result goes: type=image|oci|docker|tar|local|cacheonly|registry, a directory, or `-`
+    #[arg(short, long = "output", value_name = "SPEC")]
+    pub outputs: Vec<String>,
+    /// Keep the result in the image store; the same as --output=type=docker
+    #[arg(long)]
+    pub load: bool,
+    /// Upload the result; the same as --output=type=registry
+    #[arg(long)]
+    pub push: bool,
+    /// Label of the image
+    #[arg(long = "label", value_name = "KEY=VALUE")]
+    pub labels: Vec<String>,
+    /// Annotation, `[type:]key=value`
+    #[arg(long = "annotation", value_name = "ANNOTATION")]
+    pub annotations: Vec<String>,
+
+    /// Secret for RUN --mount=type=secret: `id=ID[,src=PATH|,env=VAR]`
+    #[arg(long = "secret", value_name = "SPEC")]
+    pub secrets: Vec<String>,
+    /// ssh agent or keys for RUN --mount=type=ssh: `default|ID[=SOCKET|KEY[,KEY]]`
+    #[arg(long = "ssh", value_name = "SPEC")]
+    pub ssh: Vec<String>,
+    /// What to do if a secret is found in the result
+    #[arg(long, value_name = "POLICY", default_value = "fail")]
+    pub leaks: Leaks,
+
+    /// Do not use the cache
+    #[arg(long)]
+    pub no_cache: bool,
+    /// Do not use the cache for these stages
+    #[arg(long, value_name = "STAGE", value_delimiter = ',')]
+    pub no_cache_filter: Vec<String>,
+    /// Ask the registry for newer base images
+    #[arg(long)]
+    pub pull: bool,
+    /// Cache to import: an image name or type=registry|local|s3,…
+    #[arg(long = "cache-from", value_name = "SPEC")]
+    pub cache_from: Vec<String>,
+    /// Cache to export: type=inline|registry|local|s3[,mode=min|max],…
+    #[arg(long = "cache-to", value_name = "SPEC")]
+    pub cache_to: Vec<String>,
+    /// Tell for each step why it was not cached
+    #[arg(long)]
+    pub explain_cache: bool,
+
+    /// Network of RUN: default, none or host
+    #[arg(long, value_name = "MODE", default_value = "default")]
+    pub network: String,
+    /// Line of /etc/hosts for RUN, `host:ip`
+    #[arg(long = "add-host", value_name = "HOST:IP")]
+    pub add_hosts: Vec<String>,
+    /// Allow what is otherwise refused: network.host, security.insecure
+    #[arg(long = "allow", value_name = "ENTITLEMENT", value_delimiter = ',')]
+    pub allow: Vec<String>,
+    /// Size of /dev/shm in RUN, such as 128m
+    #[arg(long, value_name = "BYTES")]
+    pub shm_size: Option<String>,
+    /// Limit of a process in RUN, `type=soft[:hard]`
+    #[arg(long = "ulimit", value_name = "LIMIT")]
+    pub ulimits: Vec<String>,
+    /// Limits of a RUN step: memory=, memory-swap=, cpu-shares=, cpu-period=, cpu-quota=, cpuset-cpus=, cpuset-mems=
+    #[arg(long = "resource", value_name = "NAME=VALUE", value_delimiter = ',')]
+    pub resources: Vec<String>,
+    /// Memory of a RUN step, such as 2g
+    #[arg(short, long, value_name = "BYTES")]
+    pub memory: Option<String>,
+    /// Memory and swap of a RUN step; -1 for no limit
+    #[arg(long, value_name = "BYTES", allow_hyphen_values = true)]
+    pub memory_swap: Option<String>,
+    /// Processors of a RUN step, such as 1.5
+    #[arg(long, value_name = "NUMBER")]
+    pub cpus: Option<String>,
+    /// Weight of a RUN step
+    #[arg(short, long, value_name = "WEIGHT")]
+    pub cpu_shares: Option<u64>,
+    /// Period of --cpu-quota in microseconds
+    #[arg(long, value_name = "MICROSECONDS")]
+    pub cpu_period: Option<u64>,
+    /// Processor time of a RUN step in each period, in microseconds
+    #[arg(long, value_name = "MICROSECONDS", allow_hyphen_values = true)]
+    pub cpu_quota: Option<i64>,
+    /// Processors that RUN may use, such as 0-3
+    #[arg(long, value_name = "CPUS")]
+    pub cpuset_cpus: Option<String>,
+    /// Memory nodes that RUN may use
+    #[arg(long, value_name = "NODES")]
+    pub cpuset_mems: Option<String>,
+    /// Control group under which those of RUN are made
+    #[arg(long, value_name = "PATH")]
+    pub cgroup_parent: Option<String>,
+    /// Steps that run at once, not counting those that sleep [default: processors]
+    #[arg(short, long, value_name = "NUMBER")]
+    pub jobs: Option<usize>,
+
+    /// How progress is shown
+    #[arg(long, value_name = "MODE", default_value = "auto", env = "BUILDKIT_PROGRESS")]
+    pub progress: Mode,
+    /// Print the image ID only
+    #[arg(short, long)]
+    pub quiet: bool,
+    /// Write the image ID to a file
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub iidfile: Option<PathBuf>,
+    /// Write the result's digests to a JSON file
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub metadata_file: Option<PathBuf>,
+    /// Check the Dockerfile instead of building; the same as --call=check
+    #[arg(long)]
+    pub check: bool,
+    /// Evaluate instead of building: build, check, outline or targets; `,format=json`
+    #[arg(long, value_name = "METHOD", default_value = "build")]
+    pub call: String,
+
+    #[command(flatten)]
+    pub legacy: Legacy,
+}
+
+/// What to do if a secret is found in the result.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum Leaks {
+    /// Fail for the build's secrets, warn for what looks like a credential
+    Fail,
+    /// Warn only
+    Warn,
+    /// Do not look
+    Off,
+}
+
+/// Flags of other builders: some change nothing here and say so, the others are refused with a reason.
+#[derive(Debug, Args)]
+pub struct Legacy {
+    #[arg(long, hide = true, num_args = 0..=1, default_missing_value = "true", require_equals = true)]
+    pub rm: Option<String>,
+    #[arg(long, hide = true)]
+    pub force_rm: bool,
+    #[arg(long, hide = true)]
+    pub compress: bool,
+    #[arg(long, hide = true, value_name = "VALUE")]
+    pub isolation: Option<String>,
+    #[arg(long, hide = true, value_name = "VALUE")]
+    pub security_opt: Vec<String>,
+    #[arg(long, hide = true)]
+    pub squash: bool,
+    #[arg(long, hide = true, value_name = "NAME")]
+    pub builder: Option<String>,
+    #[arg(long, hide = true, value_name = "VALUE")]
+    pub attest: Vec<String>,
+    #[arg(long, hide = true, num_args = 0..=1, default_missing_value = "true", value_name = "VALUE")]
+    pub provenance: Option<String>,
+    #[arg(long, hide = true, num_args = 0..=1, default_missing_value = "true", value_name = "VALUE")]
+    pub sbom: Option<String>,
+    #[arg(long, hide = true, value_name = "VALUE")]
+    pub policy: Vec<String>,
+}
+
+impl Legacy {
+    /// Refuses what would change the result and is not supported; returns what changes nothing.
+    pub fn check(&self) -> Result<Vec<String>, String> {
+        let off = |v: &str| matches!(v, "false" | "0" | "disabled=true" | "type=provenance,disabled=true" | "type=sbom,disabled=true");
+        let asked = |v: &Option<String>| v.as_deref().is_some_and(|v| !off(v));
+        let unsupported = [
+            (self.squash, "--squash", "copy the result into a stage of its own: FROM scratch, COPY --from=… / /"),
+            (asked(&self.sbom), "--sbom", "attestations are not written yet; leave it out or say --sbom=false"),
+            (asked(&self.provenance), "--provenance", "attestations are not written yet; leave it out or say --provenance=false"),
+            (self.attest.iter().any(|v| !off(v)), "--attest", "attestations are not written yet"),
+            (!self.policy.is_empty(), "--policy", "source policies are not evaluated"),
+            (!self.security_opt.is_empty(), "--security-opt", "see --allow and RUN --security"),
+            (self.isolation.as_deref().is_some_and(|v| v != "default"), "--isolation", "only Linux containers are made"),
+            (self.builder.as_deref().is_some_and(|v| v != "default"), "--builder", "kiln builds in its own process"),
+        ];
+        if let Some((_, flag, why)) = unsupported.iter().find(|u| u.0) {
+            return Err(format!("{flag} is not supported: {why}"));
+        }
+        let mut notes = Vec::new();
+        for (given, flag) in
+            [(self.rm.is_some(), "--rm"), (self.force_rm, "--force-rm"), (self.compress, "--compress")]
+        {
+            if given {
+                notes.push(format!("{flag} changes nothing: there are no intermediate containers and no upload to a daemon"));
+            }
+        }
+        Ok(notes)
+    }
+}

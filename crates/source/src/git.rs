@@ -1,0 +1,384 @@
+//! Fetching with the `git` program.
+//!
+//! One bare repository for each remote lives in the cache directory, under a lock, so that a second fetch transfers
+//! only what is new. A checkout gets its files from there.
+
+use std::ffi::{OsStr, OsString};
+use std::fs::{self, File};
+use std::io;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+
+use kiln_oci::Digest;
+
+use crate::git_url::check_reference;
+use crate::{GitUrl, redact_url};
+
+/// What can go wrong.
+#[derive(Debug, thiserror::Error)]
+pub enum GitError {
+    /// There is no git.
+    #[error("git is needed for {remote} and was not found: install git")]
+    NotInstalled {
+        /// The remote, without credentials.
+        remote: String,
+    },
+    /// git failed.
+    #[error("git {what} of {remote} failed: {message}")]
+    Failed {
+        /// `fetch`, `checkout`, ….
+        what: &'static str,
+        /// The remote, without credentials.
+        remote: String,
+        /// What it said, without credentials.
+        message: String,
+    },
+    /// The remote does not have the ref.
+    #[error("{remote} has no branch, tag or commit {reference:?}")]
+    NoSuchRef {
+        /// The remote, without credentials.
+        remote: String,
+        /// The ref.
+        reference: String,
+    },
+    /// The ref leads to another commit than it must.
+    #[error("{remote}: expected commit {expected}, but the ref leads to {found}")]
+    Checksum {
+        /// The remote, without credentials.
+        remote: String,
+        /// What was expected.
+        expected: String,
+        /// What was found.
+        found: String,
+    },
+    /// The directory is not in the checkout, or leads out of it.
+    #[error("{remote} has no directory {subdir:?}")]
+    NoSubdir {
+        /// The remote, without credentials.
+        remote: String,
+        /// The directory.
+        subdir: String,
+    },
+    /// A file could not be written or read.
+    #[error("{}: {source}", path.display())]
+    Io {
+        /// The path.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+}
+
+/// How to prove who we are. Never on a command line, so never in the process list.
+#[derive(Clone, Default)]
+pub struct GitAuth {
+    /// Value of an `Authorization` header for HTTP remotes.
+    pub header: Option<String>,
+    /// Socket of an ssh agent.
+    pub ssh_socket: Option<PathBuf>,
+    /// `known_hosts` file for ssh remotes; unknown hosts are refused.
+    pub known_hosts: Option<PathBuf>,
+}
+
+impl GitAuth {
+    /// For a token, the header that git hosts understand.
+    pub fn from_token(token: &str) -> Self {
+        let header = format!("basic {}", base64(format!("x-access-token:{token}").as_bytes()));
+        Self { header: Some(header), ..Self::default() }
+    }
+}
+
+fn base64(bytes: &[u8]) -> String {
+    use base64::Engine as _;
+    base64::engine::general_purpose::STANDARD.encode(bytes)
+}
+
+/// Fetches into one cache directory.
+pub struct GitFetcher {
+    cache: PathBuf,
+}
+
+/// A tree on disk.
+#[derive(Debug)]
+pub struct Checkout {
+    /// The commit.
+    pub commit: String,
+    /// Its directory, `subdir` applied.
+    pub dir: PathBuf,
+}
+
+impl GitFetcher {
+    /// With repositories kept below `cache`.
+    pub fn new(cache: &Path) -> Self {
+        Self { cache: cache.to_owned() }
+    }
+
+    /// The commit that a URL means now. Asks the remote unless the URL names a whole commit.
+    pub fn resolve(&self, url: &GitUrl, auth: &GitAuth) -> Result<String, GitError> {
+        let wanted = url.reference.as_deref().unwrap_or("HEAD");
+        let commit = match is_commit(wanted) {
+            true => wanted.to_owned(),
+            false => self.ask_remote(url, wanted, auth)?,
+        };
+        match &url.checksum {
+            Some(sum) if !commit.starts_with(&sum.to_ascii_lowercase()) => {
+                Err(GitError::Checksum { remote: redact_url(&url.remote), expected: sum.clone(), found: commit })
+            }
+            _ => Ok(commit),
+        }
+    }
+
+    fn ask_remote(&self, url: &GitUrl, wanted: &str, auth: &GitAuth) -> Result<String, GitError> {
+        fs::create_dir_all(&self.cache).map_err(|e| io_error(&self.cache, e))?;
+        let mut git = Git::new(url, auth, &self.cache);
+        git.args(["ls-remote", "--"]).arg(&url.remote);
+        let listed = git.output("ls-remote")?;
+        let refs: Vec<(&str, &str)> = listed.lines().filter_map(|l| l.split_once('\t')).collect();
+        let find = |name: &str| refs.iter().find(|(_, n)| *n == name).map(|(c, _)| (*c).to_owned());
+        // An annotated tag is peeled to the commit it names.
+        let candidates = [
+            format!("refs/heads/{wanted}"),
+            format!("refs/tags/{wanted}^{{}}"),
+            format!("refs/tags/{wanted}"),
+            format!("{wanted}^{{}}"),
+            wanted.to_owned(),
+        ];
+        candidates
+            .iter()
+            .find_map(|name| find(name))
+            .ok_or_else(|| GitError::NoSuchRef { remote: redact_url(&url.remote), reference: wanted.to_owned() })
+    }
+
+    /// Puts the files of `commit` into the new directory `dest`.
+    pub fn checkout(&self, url: &GitUrl, commit: &str, auth: &GitAuth, dest: &Path) -> Result<Checkout, GitError> {
+        check_reference(commit)
+            .map_err(|_| GitError::NoSuchRef { remote: redact_url(&url.remote), reference: commit.to_owned() })?;
+        let repo = self.cache.join(Digest::of(url.remote.as_bytes()).hex());
+        fs::create_dir_all(&repo).map_err(|e| io_error(&repo, e))?;
+        let lock = File::create(self.cache.join(format!("{}.lock", Digest::of(url.remote.as_bytes()).hex())))
+            .map_err(|e| io_error(&repo, e))?;
+        lock.lock().map_err(|e| io_error(&repo, e))?;
+        self.fetch(url, commit, auth, &repo)?;
+        fs::create_dir_all(dest).map_err(|e| io_error(dest, e))?;
+        self.populate(url, commit, auth, (&repo, dest))?;
+        drop(lock);
+        let dir = subdirectory(url, dest)?;
+        Ok(Checkout { commit: commit.to_owned(), dir })
+    }
+
+    fn fetch(&self, url: &GitUrl, commit: &str, auth: &GitAuth, repo: &Path) -> Result<(), GitError> {
+        if !repo.join("HEAD").exists() {
+            Git::new(url, auth, repo).args(["init", "--quiet", "--bare", "."]).output("init")?;
+        }
+        let known = Git::new(url, auth, repo).args(["cat-file", "-e"]).arg(format!("{commit}^{{commit}}")).quiet_ok();
+        if known {
+            return Ok(());
+        }
+        let shallow = Git::new(url, auth, repo)
+            .args(["fetch", "--quiet", "--no-tags", "--depth=1", "--"])
+            .arg(&url.remote)
+            .arg(commit)
+            .output("fetch");
+        if shallow.is_ok() {
+            return Ok(());
+        }
+        // Some servers do not hand out a commit by its name: take all refs, then look for it.
+        Git::new(url, auth, repo)
+            .args(["fetch", "--quiet", "--tags", "--force", "--"])
+            .arg(&url.remote)
+            .arg("+refs/heads/*:refs/remotes/origin/*")
+            .output("fetch")?;
+        let found = Git::new(url, auth, repo).args(["cat-file", "-e"]).arg(format!("{commit}^{{commit}}")).quiet_ok();
+        if found { Ok(()) } else { shallow.map(|_| ()) }
+    }
+
+    /// A clone of the cached repository whose files are checked out. Its `origin` is the remote without credentials.
+    fn populate(
+        &self,
+        url: &GitUrl,
+        commit: &str,
+        auth: &GitAuth,
+        (repo, dest): (&Path, &Path),
+    ) -> Result<(), GitError> {
+        let in_dest = || Git::new(url, auth, dest);
+        in_dest().args(["init", "--quiet", "."]).output("init")?;
+        let alternates = dest.join(".git/objects/info/alternates");
+        let objects = repo.join("objects");
+        fs::write(&alternates, [objects.as_os_str().as_encoded_bytes(), b"\n"].concat())
+            .map_err(|e| io_error(&alternates, e))?;
+        if repo.join("shallow").exists() {
+            let shallow = dest.join(".git/shallow");
+            fs::copy(repo.join("shallow"), &shallow).map_err(|e| io_error(&shallow, e))?;
+        }
+        in_dest().args(["remote", "add", "origin"]).arg(redact_url(&url.remote)).output("remote")?;
+        in_dest().args(["checkout", "--quiet", "--force", "--detach"]).arg(commit).output("checkout")?;
+        if url.submodules != Some(false) && dest.join(".gitmodules").symlink_metadata().is_ok_and(|m| m.is_file()) {
+            in_dest()
+                .args(["submodule", "--quiet", "update", "--init", "--recursive", "--depth=1"])
+                .output("submodule")?;
+        }
+        let git_dir = dest.join(".git");
+        if url.keep_git_dir == Some(true) {
+            // The clone must stand alone: no path of the cache may stay in it.
+            in_dest().args(["repack", "-a", "-d", "--quiet"]).output("repack")?;
+            return fs::remove_file(&alternates).map_err(|e| io_error(&alternates, e));
+        }
+        fs::remove_dir_all(&git_dir).map_err(|e| io_error(&git_dir, e))
+    }
+}
+
+/// CVE-2026-33748: the directory must be inside the checkout, links included.
+fn subdirectory(url: &GitUrl, dest: &Path) -> Result<PathBuf, GitError> {
+    let Some(subdir) = url.subdir.as_deref().map(|s| s.trim_matches('/')).filter(|s| !s.is_empty()) else {
+        return Ok(dest.to_owned());
+    };
+    let missing = || GitError::NoSubdir { remote: redact_url(&url.remote), subdir: subdir.to_owned() };
+    let base = dest.canonicalize().map_err(|e| io_error(dest, e))?;
+    let dir = dest.join(subdir).canonicalize().map_err(|_| missing())?;
+    if dir.starts_with(&base) && dir.is_dir() { Ok(dir) } else { Err(missing()) }
+}
+
+fn is_commit(text: &str) -> bool {
+    matches!(text.len(), 40 | 64) && text.bytes().all(|b| b.is_ascii_hexdigit() && !b.is_ascii_uppercase())
+}
+
+fn io_error(path: &Path, source: io::Error) -> GitError {
+    GitError::Io { path: path.to_owned(), source }
+}
+
+/// One run of git in a clean environment.
+struct Git {
+    command: Command,
+    remote: String,
+    secrets: Vec<String>,
+}
+
+impl Git {
+    fn new(url: &GitUrl, auth: &GitAuth, dir: &Path) -> Self {
+        let mut command = Command::new("git");
+        command.current_dir(dir).stdin(Stdio::null()).env_clear();
+        for name in [
+            "PATH",
+            "SSL_CERT_FILE",
+            "SSL_CERT_DIR",
+            "GIT_SSL_CAINFO",
+            "HTTP_PROXY",
+            "HTTPS_PROXY",
+            "NO_PROXY",
+            "http_proxy",
+            "https_proxy",
+            "no_proxy",
+            "TMPDIR",
+        ] {
+            if let Some(value) = std::env::var_os(name) {
+                command.env(name, value);
+            }
+        }
+        command.envs([
+            ("HOME", "/nonexistent"),
+            ("LC_ALL", "C"),
+            ("GIT_CONFIG_NOSYSTEM", "1"),
+            ("GIT_CONFIG_GLOBAL", "/dev/null"),
+            ("GIT_TERMINAL_PROMPT", "0"),
+            ("GIT_ALLOW_PROTOCOL", "http:https:git:ssh"),
+            ("GIT_NO_LAZY_FETCH", "1"),
+            ("GIT_LFS_SKIP_SMUDGE", "1"),
+        ]);
+        let mut config: Vec<(&str, OsString)> = vec![
+            ("core.hooksPath", "/dev/null".into()),
+            ("core.fsmonitor", "false".into()),
+            ("protocol.file.allow", "never".into()),
+            ("protocol.ext.allow", "never".into()),
+            ("advice.detachedHead", "false".into()),
+            ("safe.directory", "*".into()),
+            ("gc.auto", "0".into()),
+        ];
+        let mut secrets = Vec::new();
+        if let Some(header) = &auth.header {
+            config.push(("http.extraHeader", format!("Authorization: {header}").into()));
+            secrets.push(header.clone());
+        }
+        command.env("GIT_CONFIG_COUNT", config.len().to_string());
+        for (i, (key, value)) in config.into_iter().enumerate() {
+            command.env(format!("GIT_CONFIG_KEY_{i}"), key).env(format!("GIT_CONFIG_VALUE_{i}"), value);
+        }
+        command.env("GIT_SSH_COMMAND", ssh_command(auth));
+        if let Some(socket) = &auth.ssh_socket {
+            command.env("SSH_AUTH_SOCK", socket);
+        }
+        if let Some((user, _)) = url.remote.split_once("://").and_then(|(_, r)| r.split_once('@')) {
+            secrets.push(user.to_owned());
+        }
+        Self { command, remote: redact_url(&url.remote), secrets }
+    }
+
+    fn args<'a>(&mut self, args: impl IntoIterator<Item = &'a str>) -> &mut Self {
+        self.command.args(args);
+        self
+    }
+
+    fn arg(&mut self, arg: impl AsRef<OsStr>) -> &mut Self {
+        self.command.arg(arg);
+        self
+    }
+
+    fn run(&mut self) -> Result<Output, GitError> {
+        self.command.output().map_err(|e| match e.kind() {
+            io::ErrorKind::NotFound => GitError::NotInstalled { remote: self.remote.clone() },
+            _ => io_error(Path::new("git"), e),
+        })
+    }
+
+    fn quiet_ok(&mut self) -> bool {
+        self.run().is_ok_and(|o| o.status.success())
+    }
+
+    fn output(&mut self, what: &'static str) -> Result<String, GitError> {
+        let output = self.run()?;
+        if output.status.success() {
+            return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
+        }
+        let mut message = String::from_utf8_lossy(&output.stderr).trim().to_owned();
+        for secret in &self.secrets {
+            message = message.replace(secret, "***");
+        }
+        Err(GitError::Failed { what, remote: self.remote.clone(), message })
+    }
+}
+
+/// ssh without the user's configuration; host keys are checked against the given file only.
+fn ssh_command(auth: &GitAuth) -> String {
+    let known_hosts = match &auth.known_hosts {
+        Some(path) => path.to_string_lossy().replace('\'', "'\\''"),
+        None => "/dev/null".to_owned(),
+    };
+    format!("ssh -F /dev/null -o BatchMode=yes -o StrictHostKeyChecking=yes -o UserKnownHostsFile='{known_hosts}'")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_whole_commit_needs_no_remote() {
+        let dir = tempfile::tempdir().unwrap();
+        let commit = "0123456789abcdef0123456789abcdef01234567";
+        let url = GitUrl::parse(&format!("https://host.invalid/a.git#{commit}")).unwrap();
+        assert_eq!(GitFetcher::new(dir.path()).resolve(&url, &GitAuth::default()).unwrap(), commit);
+        let other = GitUrl { checksum: Some("fffffff".into()), ..url };
+        assert!(matches!(
+            GitFetcher::new(dir.path()).resolve(&other, &GitAuth::default()),
+            Err(GitError::Checksum { .. })
+        ));
+    }
+
+    #[test]
+    fn cve_2026_33748_subdir_through_a_link_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        fs::create_dir_all(dir.path().join("tree/ok")).unwrap();
+        std::os::unix::fs::symlink("/etc", dir.path().join("tree/evil")).unwrap();
+        let url = |s: &str| GitUrl { remote: "https://h/a.git".into(), subdir: Some(s.into()), ..GitUrl::default() };
+        assert!(subdirectory(&url("ok"), &dir.path().join("tree")).is_ok());
+        assert!(subdirectory(&url("evil"), &dir.path().join("tree")).is_err());
+    }
+}
