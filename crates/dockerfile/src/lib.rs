@@ -1,1 +1,28 @@
-//! To be written.
+//! The Dockerfile language, as of syntax 1.29: text to syntax tree, variable expansion, build checks, and the patterns of ignore files.
+//!
+//! - [`parse`] never fails as a whole: it returns the tree and every finding. With an error among the findings the tree is incomplete and
+//!   must not be built.
+//! - Strings in the tree are as written; [`expand_word`] and its relatives expand them (see [`ast`] for what is expanded where).
+//! - [`lint`](lint()) runs the build checks that need no image; positions are byte spans ([`Span`]) that [`Source::line_col`] translates.
+//! - [`IgnoreMatcher`] has Docker's ignore file semantics, [`path_match`] those of Go's `filepath.Match`.
+//!
+//! This crate does no I/O and depends on no other crate of the workspace.
+
+pub mod ast;
+mod diagnostic;
+mod expand;
+mod glob;
+mod mount;
+mod nearest;
+mod rules;
+mod source;
+mod values;
+
+pub use ast::*;
+pub use diagnostic::{Diagnostic, Label, Severity};
+pub use expand::{ExpandError, ExpandErrorKind, ExpandMode, Expanded, expand_heredoc, expand_word, expand_words};
+pub use mount::{Mount, MountError, MountField, MountSpec, Sharing};
+pub use nearest::nearest;
+pub use rules::Rule;
+pub use source::{LineCol, Source, Span, Spanned};
+pub use values::{PortSpec, ValueError, format_duration, parse_bool, parse_bytes, parse_duration, parse_port_spec};

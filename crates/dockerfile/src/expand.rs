@@ -1,0 +1,473 @@
+//! Variable expansion and quote removal, with the rules of BuildKit's shell lexer (not a shell's: no field splitting of unquoted results in a
+//! word, no bracket expressions in patterns, `\` in double quotes escapes only `"`, `$` and itself).
+//!
+//! Invariants: never panics, time is linear in the length of word and result except for the pattern operators (pattern times value), and
+//! nesting is limited so that hostile input cannot exhaust the stack.
+
+use std::collections::HashSet;
+
+use crate::glob::ShellPattern;
+
+/// `${a:-${b:-...}}` deeper than this is refused.
+const MAX_DEPTH: usize = 100;
+
+/// How quotes, escapes and unset variables are treated.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ExpandMode {
+    /// Quotes stay in the result.
+    pub raw_quotes: bool,
+    /// Escape characters stay in the result.
+    pub raw_escapes: bool,
+    /// Quotes have no meaning.
+    pub skip_quotes: bool,
+    /// References to unset variables stay as written.
+    pub keep_unset: bool,
+}
+
+impl ExpandMode {
+    /// Ordinary words: quotes and escapes are removed, unset variables are empty.
+    pub const WORD: ExpandMode =
+        ExpandMode { raw_quotes: false, raw_escapes: false, skip_quotes: false, keep_unset: false };
+    /// Contents of here-documents that `COPY` and `ADD` write.
+    pub const HEREDOC: ExpandMode = ExpandMode { skip_quotes: true, ..ExpandMode::WORD };
+    /// What progress shows for a `RUN`: quotes and unset variables stay.
+    pub const DISPLAY: ExpandMode = ExpandMode { raw_quotes: true, keep_unset: true, ..ExpandMode::WORD };
+    /// Finding here-documents on a line: nothing changes but the splitting.
+    pub(crate) const LINE: ExpandMode =
+        ExpandMode { raw_quotes: true, raw_escapes: true, skip_quotes: false, keep_unset: true };
+}
+
+/// The result of an expansion.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Expanded {
+    /// The word.
+    pub value: String,
+    /// The same split at unquoted white space (also white space that came from variables).
+    pub words: Vec<String>,
+    /// Variables that were looked up and found, in order of appearance.
+    pub used: Vec<String>,
+    /// Variables that were looked up and not found, in order of appearance.
+    pub undefined: Vec<String>,
+}
+
+/// A word that cannot be expanded.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{kind}")]
+pub struct ExpandError {
+    /// What is wrong.
+    pub kind: ExpandErrorKind,
+    /// The byte offset in the word where it was noticed.
+    pub offset: usize,
+}
+
+/// What is wrong with a word.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ExpandErrorKind {
+    /// `${x` without `}`.
+    #[error("syntax error: missing '}}'")]
+    MissingBrace,
+    /// `${x/a` without `/`.
+    #[error("syntax error: missing '/' in ${{}}")]
+    MissingSlash,
+    /// `${}`, `${:x}`, `${{`.
+    #[error("syntax error: bad substitution")]
+    BadSubstitution,
+    /// `${x=y}`.
+    #[error("unsupported modifier ({0}) in substitution")]
+    UnsupportedModifier(String),
+    /// A quote without its partner.
+    #[error("unexpected end of statement while looking for matching {0}-quote")]
+    UnclosedQuote(&'static str),
+    /// `${x?message}` and the variable is not set, or empty with `:?`.
+    #[error("{name}: {message}")]
+    Required {
+        /// The variable.
+        name: String,
+        /// The message.
+        message: String,
+    },
+    /// A pattern with an escape that means nothing.
+    #[error("invalid pattern ({pattern}) in substitution: {reason}")]
+    BadPattern {
+        /// The pattern.
+        pattern: String,
+        /// Why.
+        reason: String,
+    },
+    /// Too many nested `${...}`.
+    #[error("variable references are nested too deeply")]
+    TooDeep,
+}
+
+/// Expands one word. `escape` is the Dockerfile's escape character; `lookup` knows the variables.
+pub fn expand_word(
+    word: &str,
+    escape: char,
+    lookup: &dyn Fn(&str) -> Option<String>,
+    mode: ExpandMode,
+) -> Result<Expanded, ExpandError> {
+    let mut lexer = Lexer {
+        text: word,
+        position: 0,
+        escape,
+        mode,
+        raw_escapes: mode.raw_escapes,
+        lookup,
+        depth: 0,
+        used: Names::default(),
+        undefined: Names::default(),
+    };
+    let (value, words) = lexer.until(None, mode.raw_escapes)?;
+    Ok(Expanded { value, words, used: lexer.used.list, undefined: lexer.undefined.list })
+}
+
+/// Expands and splits: the words of `EXPOSE`.
+pub fn expand_words(
+    text: &str,
+    escape: char,
+    lookup: &dyn Fn(&str) -> Option<String>,
+) -> Result<Vec<String>, ExpandError> {
+    Ok(expand_word(text, escape, lookup, ExpandMode::WORD)?.words)
+}
+
+/// Expands the content of a here-document for `COPY` or `ADD`: always with `\` as the escape character, quotes are ordinary text.
+pub fn expand_heredoc(content: &str, lookup: &dyn Fn(&str) -> Option<String>) -> Result<Expanded, ExpandError> {
+    expand_word(content, '\\', lookup, ExpandMode::HEREDOC)
+}
+
+#[derive(Default)]
+struct Names {
+    list: Vec<String>,
+    seen: HashSet<String>,
+}
+
+impl Names {
+    fn add(&mut self, name: &str) {
+        if self.seen.insert(name.to_owned()) {
+            self.list.push(name.to_owned());
+        }
+    }
+}
+
+/// Collects words while the text is read.
+#[derive(Default)]
+struct Words {
+    done: Vec<String>,
+    word: String,
+}
+
+impl Words {
+    fn split_or_push(&mut self, c: char) {
+        if !c.is_whitespace() {
+            self.word.push(c);
+        } else if !self.word.is_empty() {
+            self.done.push(std::mem::take(&mut self.word));
+        }
+    }
+
+    fn finish(mut self) -> Vec<String> {
+        if !self.word.is_empty() {
+            self.done.push(self.word);
+        }
+        self.done
+    }
+}
+
+struct Lexer<'a> {
+    text: &'a str,
+    position: usize,
+    escape: char,
+    mode: ExpandMode,
+    raw_escapes: bool,
+    lookup: &'a dyn Fn(&str) -> Option<String>,
+    depth: usize,
+    used: Names,
+    undefined: Names,
+}
+
+impl Lexer<'_> {
+    fn peek(&self) -> Option<char> {
+        self.text[self.position..].chars().next()
+    }
+
+    fn next(&mut self) -> Option<char> {
+        let c = self.peek()?;
+        self.position += c.len_utf8();
+        Some(c)
+    }
+
+    fn error<T>(&self, kind: ExpandErrorKind) -> Result<T, ExpandError> {
+        Err(ExpandError { kind, offset: self.position.min(self.text.len()) })
+    }
+
+    /// Reads up to the unquoted character `stop` (consumed), or to the end when it is `None`.
+    fn until(&mut self, stop: Option<char>, raw_escapes: bool) -> Result<(String, Vec<String>), ExpandError> {
+        if self.depth >= MAX_DEPTH {
+            return self.error(ExpandErrorKind::TooDeep);
+        }
+        self.depth += 1;
+        let outer = std::mem::replace(&mut self.raw_escapes, raw_escapes);
+        let result = self.until_inner(stop);
+        self.raw_escapes = outer;
+        self.depth -= 1;
+        result
+    }
+
+    fn until_inner(&mut self, stop: Option<char>) -> Result<(String, Vec<String>), ExpandError> {
+        let mut value = String::new();
+        let mut words = Words::default();
+        while let Some(c) = self.peek() {
+            if Some(c) == stop {
+                self.next();
+                return Ok((value, words.finish()));
+            }
+            match c {
+                '$' => {
+                    let text = self.dollar()?;
+                    text.chars().for_each(|c| words.split_or_push(c));
+                    value.push_str(&text);
+                }
+                '\'' | '"' | '<' if !self.mode.skip_quotes => {
+                    let text = match c {
+                        '\'' => self.single_quoted()?,
+                        '"' => self.double_quoted()?,
+                        _ => self.angle(),
+                    };
+                    words.word.push_str(&text);
+                    value.push_str(&text);
+                }
+                _ => self.plain(c, &mut value, &mut words),
+            }
+        }
+        match stop {
+            // The callers turn this into the error for their construct.
+            Some(_) => self.error(ExpandErrorKind::MissingBrace),
+            None => Ok((value, words.finish())),
+        }
+    }
+
+    /// A character without meaning, or an escape character and what it protects.
+    fn plain(&mut self, c: char, value: &mut String, words: &mut Words) {
+        self.next();
+        if c != self.escape {
+            words.split_or_push(c);
+            value.push(c);
+            return;
+        }
+        if self.raw_escapes {
+            words.word.push(c);
+            value.push(c);
+        }
+        if let Some(protected) = self.next() {
+            words.word.push(protected);
+            value.push(protected);
+        }
+    }
+
+    /// `<`, or `<<` with the white space that may separate it from a here-document's delimiter.
+    fn angle(&mut self) -> String {
+        self.next();
+        let mut text = String::from("<");
+        if self.peek() != Some('<') {
+            return text;
+        }
+        self.next();
+        text.push('<');
+        if self.peek() == Some('-') && self.text[self.position..].starts_with(['-']) {
+            // `<<- EOF`: the dash belongs to the operator only when a delimiter follows after white space.
+            let rest = &self.text[self.position + 1..];
+            if rest.starts_with([' ', '\t']) {
+                self.next();
+                text.push('-');
+            }
+        }
+        while let Some(c) = self.peek().filter(|c| matches!(c, ' ' | '\t' | '\u{b}' | '\u{c}' | '\r')) {
+            self.next();
+            text.push(c);
+        }
+        text
+    }
+
+    fn single_quoted(&mut self) -> Result<String, ExpandError> {
+        let start = self.position;
+        self.next();
+        let Some(length) = self.text[self.position..].find('\'') else {
+            return Err(ExpandError { kind: ExpandErrorKind::UnclosedQuote("single"), offset: start });
+        };
+        let inner = self.position..self.position + length;
+        self.position = inner.end + 1;
+        Ok(if self.mode.raw_quotes { self.text[start..self.position].to_owned() } else { self.text[inner].to_owned() })
+    }
+
+    fn double_quoted(&mut self) -> Result<String, ExpandError> {
+        let start = self.position;
+        let mut value = String::new();
+        self.next();
+        if self.mode.raw_quotes {
+            value.push('"');
+        }
+        loop {
+            match self.peek() {
+                None => return Err(ExpandError { kind: ExpandErrorKind::UnclosedQuote("double"), offset: start }),
+                Some('"') => {
+                    self.next();
+                    if self.mode.raw_quotes {
+                        value.push('"');
+                    }
+                    return Ok(value);
+                }
+                Some('$') => value.push_str(&self.dollar()?),
+                Some(c) => {
+                    self.next();
+                    if c != self.escape {
+                        value.push(c);
+                        continue;
+                    }
+                    if self.raw_escapes {
+                        value.push(c);
+                    }
+                    match self.peek() {
+                        None => {}
+                        Some(p) if p == '"' || p == '$' || p == self.escape => {
+                            self.next();
+                            value.push(p);
+                        }
+                        Some(_) => value.push(c),
+                    }
+                }
+            }
+        }
+    }
+
+    fn get(&mut self, name: &str) -> Option<String> {
+        let value = (self.lookup)(name);
+        if value.is_some() {
+            self.used.add(name)
+        } else {
+            self.undefined.add(name)
+        }
+        value
+    }
+
+    fn dollar(&mut self) -> Result<String, ExpandError> {
+        let start = self.position;
+        self.next();
+        if self.peek() != Some('{') {
+            let name = self.name();
+            if name.is_empty() {
+                return Ok("$".to_owned());
+            }
+            return Ok(match self.get(&name) {
+                None if self.mode.keep_unset => format!("${name}"),
+                value => value.unwrap_or_default(),
+            });
+        }
+        self.next();
+        match self.peek() {
+            None => return Err(ExpandError { kind: ExpandErrorKind::MissingBrace, offset: start }),
+            Some('{' | '}' | ':') => return self.error(ExpandErrorKind::BadSubstitution),
+            Some(_) => {}
+        }
+        let name = self.name();
+        let missing = ExpandError { kind: ExpandErrorKind::MissingBrace, offset: start };
+        match self.next().ok_or_else(|| missing.clone())? {
+            '}' => Ok(match self.get(&name) {
+                None if self.mode.keep_unset => format!("${{{name}}}"),
+                value => value.unwrap_or_default(),
+            }),
+            ':' => {
+                let operator = self.next().ok_or(missing)?;
+                self.modifier(&name, operator, true, start)
+            }
+            operator @ ('+' | '-' | '?' | '#' | '%') => self.modifier(&name, operator, false, start),
+            '/' => self.replace(&name, start),
+            other => self.error(ExpandErrorKind::UnsupportedModifier(other.to_string())),
+        }
+    }
+
+    /// Reads the operand of `${...}`; running off the end is an error of the construct that began at `start`.
+    fn operand(&mut self, stop: char, raw: bool, start: usize) -> Result<String, ExpandError> {
+        match self.until(Some(stop), raw) {
+            Ok((word, _)) => Ok(word),
+            Err(error) if matches!(error.kind, ExpandErrorKind::TooDeep | ExpandErrorKind::Required { .. }) => {
+                Err(error)
+            }
+            Err(_) if self.peek().is_none() => {
+                let kind = if stop == '/' { ExpandErrorKind::MissingSlash } else { ExpandErrorKind::MissingBrace };
+                Err(ExpandError { kind, offset: start })
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    fn modifier(&mut self, name: &str, operator: char, colon: bool, start: usize) -> Result<String, ExpandError> {
+        let written = || format!("{}{operator}", if colon { ":" } else { "" });
+        let word = self.operand('}', matches!(operator, '#' | '%'), start)?;
+        let value = self.get(name);
+        if value.is_none() && self.mode.keep_unset {
+            return Ok(format!("${{{name}{}{word}}}", written()));
+        }
+        let missing = value.as_deref().is_none_or(|v| colon && v.is_empty());
+        match operator {
+            '-' => Ok(if missing { word } else { value.unwrap_or_default() }),
+            '+' => Ok(if missing { String::new() } else { word }),
+            '?' if !missing => Ok(value.unwrap_or_default()),
+            '?' => {
+                let state = if value.is_none() { "unset" } else { "empty" };
+                let message = if word.is_empty() { format!("is not allowed to be {state}") } else { word };
+                let kind = ExpandErrorKind::Required { name: name.to_owned(), message };
+                Err(ExpandError { kind, offset: start })
+            }
+            '#' | '%' => {
+                let longest = word.starts_with(operator);
+                let pattern = if longest { &word[1..] } else { &word[..] };
+                let compiled = compile(pattern, start)?;
+                let value = value.unwrap_or_default();
+                Ok(if operator == '#' {
+                    compiled.strip_prefix(&value, longest)
+                } else {
+                    compiled.strip_suffix(&value, longest)
+                })
+            }
+            _ => self.error(ExpandErrorKind::UnsupportedModifier(written())),
+        }
+    }
+
+    fn replace(&mut self, name: &str, start: usize) -> Result<String, ExpandError> {
+        let all = self.peek() == Some('/');
+        if all {
+            self.next();
+        }
+        let pattern = self.operand('/', true, start)?;
+        let replacement = self.operand('}', true, start)?;
+        let value = self.get(name);
+        if value.is_none() && self.mode.keep_unset {
+            let slash = if all { "//" } else { "/" };
+            return Ok(format!("${{{name}{slash}{pattern}/{replacement}}}"));
+        }
+        Ok(compile(&pattern, start)?.replace(&value.unwrap_or_default(), &replacement, all))
+    }
+
+    /// A variable's name: a number, one special parameter, or letters, digits and `_`. May be empty.
+    fn name(&mut self) -> String {
+        let rest = &self.text[self.position..];
+        let Some(first) = rest.chars().next() else { return String::new() };
+        let length = if first.is_ascii_digit() {
+            rest.find(|c: char| !c.is_ascii_digit()).unwrap_or(rest.len())
+        } else if matches!(first, '@' | '*' | '#' | '?' | '-' | '$' | '!') {
+            1
+        } else {
+            rest.find(|c: char| !c.is_alphanumeric() && c != '_').unwrap_or(rest.len())
+        };
+        let name = rest[..length].to_owned();
+        self.position += length;
+        name
+    }
+}
+
+fn compile(pattern: &str, offset: usize) -> Result<ShellPattern, ExpandError> {
+    ShellPattern::parse(pattern).map_err(|reason| ExpandError {
+        kind: ExpandErrorKind::BadPattern { pattern: pattern.to_owned(), reason },
+        offset,
+    })
+}
