@@ -8,7 +8,10 @@
 
 mod dir;
 mod error;
+pub mod ids;
 mod meta;
+mod mode;
+pub mod overlay;
 mod resolve;
 mod root;
 mod stat;
@@ -22,5 +25,6 @@ pub mod whiteout;
 
 pub use error::{Result, RootfsError};
 pub use meta::Owner;
+pub use mode::ModeChange;
 pub use root::{DirEntry, Root};
 pub use stat::{FileKind, Ownership, Stat, Time};

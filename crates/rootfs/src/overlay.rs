@@ -1,0 +1,240 @@
+//! Overlay mounts by file descriptor: made with the new mount API, never attached, gone when the descriptor is closed.
+//!
+//! Invariants:
+//! - redirects, metadata-only copies and indexes are off, so that an upper directory is complete by itself;
+//! - layers are handed over as descriptors where the kernel takes them, else as `/proc/self/fd/N` strings, so that neither
+//!   long paths nor renames matter;
+//! - what the kernel says about a refusal ends up in the error.
+
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::path::Path;
+use std::sync::OnceLock;
+
+use rustix::fs::{Mode, OFlags};
+use rustix::io::Errno;
+use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags};
+
+use crate::error::{Context as _, Result, RootfsError};
+
+/// `OVL_MAX_STACK` of the kernel.
+pub const MAX_LOWERS: usize = 500;
+
+/// What to mount.
+#[derive(Debug, Clone, Copy)]
+pub struct OverlaySpec<'a> {
+    /// Read-only layers, lowest first; at least one.
+    pub lowers: &'a [&'a Path],
+    /// The writable layer and its work directory (on the same file system, empty). `None`: read-only.
+    pub upper: Option<(&'a Path, &'a Path)>,
+    /// The upper is thrown away if the machine crashes: no syncs.
+    pub volatile: bool,
+}
+
+/// How overlays can be mounted here.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Support {
+    /// With attributes in the `trusted.` name space.
+    Trusted,
+    /// With attributes in the `user.` name space (inside a user namespace).
+    User,
+    /// Not at all, and why.
+    No(String),
+}
+
+/// What works here; found out once, by mounting two empty directories.
+pub fn supported() -> &'static Support {
+    static SUPPORT: OnceLock<Support> = OnceLock::new();
+    SUPPORT.get_or_init(|| match probe() {
+        Ok(()) if in_user_namespace() => Support::User,
+        Ok(()) => Support::Trusted,
+        Err(e) => Support::No(e.to_string()),
+    })
+}
+
+fn probe() -> Result<()> {
+    let tmp = std::env::temp_dir();
+    let dir = tmp.join(format!("kiln-overlay-probe-{}", rustix::process::getpid().as_raw_nonzero()));
+    let [lower, upper, work] = ["l", "u", "w"].map(|n| dir.join(n));
+    let made = (|| {
+        for d in [&lower, &upper, &work] {
+            std::fs::create_dir_all(d).at("create directory", d)?;
+        }
+        mount(&OverlaySpec { lowers: &[&lower], upper: Some((&upper, &work)), volatile: true }).map(drop)
+    })();
+    let _ = std::fs::remove_dir_all(&dir); // a leftover in the temporary directory does no harm
+    made
+}
+
+/// Whether this process is in a user namespace other than the initial one: the initial one maps all ids to themselves.
+pub fn in_user_namespace() -> bool {
+    static INSIDE: OnceLock<bool> = OnceLock::new();
+    *INSIDE.get_or_init(|| {
+        let Ok(map) = std::fs::read_to_string("/proc/self/uid_map") else { return false };
+        map.split_whitespace().ne(["0", "0", "4294967295"])
+    })
+}
+
+/// The attribute that makes a directory of a layer hide what is below it, in the name space used here.
+pub fn opaque_attribute() -> &'static str {
+    if in_user_namespace() { "user.overlay.opaque" } else { "trusted.overlay.opaque" }
+}
+
+/// Mounts, and returns the detached mount: a directory descriptor to use as a root, or to attach with `move_mount`.
+pub fn mount(spec: &OverlaySpec<'_>) -> Result<OwnedFd> {
+    if spec.lowers.len() > MAX_LOWERS {
+        return Err(RootfsError::TooManyLayers { count: spec.lowers.len(), limit: MAX_LOWERS });
+    }
+    let fail = |fs: Option<&OwnedFd>, what: &str, e: Errno| RootfsError::Overlay {
+        layers: spec.lowers.len(),
+        message: message(fs, what, e),
+    };
+    let fs = rustix::mount::fsopen("overlay", FsOpenFlags::FSOPEN_CLOEXEC).map_err(|e| fail(None, "fsopen", e))?;
+    configure(&fs, spec)?;
+    rustix::mount::fsconfig_create(&fs).map_err(|e| fail(Some(&fs), "mount", e))?;
+    rustix::mount::fsmount(&fs, FsMountFlags::FSMOUNT_CLOEXEC, MountAttrFlags::empty())
+        .map_err(|e| fail(Some(&fs), "fsmount", e))
+}
+
+fn configure(fs: &OwnedFd, spec: &OverlaySpec<'_>) -> Result<()> {
+    let fail =
+        |what: &str, e: Errno| RootfsError::Overlay { layers: spec.lowers.len(), message: message(Some(fs), what, e) };
+    rustix::mount::fsconfig_set_string(fs, "source", "kiln").map_err(|e| fail("source", e))?;
+    for option in ["redirect_dir", "metacopy", "index"] {
+        match rustix::mount::fsconfig_set_string(fs, option, "off") {
+            Ok(()) | Err(Errno::INVAL) => {} // unknown to this kernel: then it is off
+            Err(e) => return Err(fail(option, e)),
+        }
+    }
+    if in_user_namespace() {
+        rustix::mount::fsconfig_set_flag(fs, "userxattr").map_err(|e| fail("userxattr", e))?;
+    }
+    // The kernel wants the uppermost layer first. Descriptors must live until the mount exists only.
+    let mut held = Vec::with_capacity(spec.lowers.len());
+    for path in spec.lowers.iter().rev() {
+        let dir = open_layer(path)?;
+        set_layer(fs, "lowerdir+", dir.as_fd()).map_err(|e| fail(&path.display().to_string(), e))?;
+        held.push(dir);
+    }
+    if let Some((upper, work)) = spec.upper {
+        for (key, path) in [("upperdir", upper), ("workdir", work)] {
+            let dir = open_layer(path)?;
+            set_layer(fs, key, dir.as_fd()).map_err(|e| fail(&path.display().to_string(), e))?;
+            held.push(dir);
+        }
+        if spec.volatile {
+            match rustix::mount::fsconfig_set_flag(fs, "volatile") {
+                Ok(()) | Err(Errno::INVAL) => {}
+                Err(e) => return Err(fail("volatile", e)),
+            }
+        }
+    }
+    Ok(())
+}
+
+fn open_layer(path: &Path) -> Result<OwnedFd> {
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    rustix::fs::open(path, flags, Mode::empty()).at("open layer", path)
+}
+
+/// Descriptors since Linux 6.13; before, a string of at most 255 bytes, which `/proc/self/fd/N` is.
+fn set_layer(fs: &OwnedFd, key: &str, dir: BorrowedFd<'_>) -> rustix::io::Result<()> {
+    match rustix::mount::fsconfig_set_fd(fs, key, dir) {
+        Err(Errno::INVAL | Errno::OPNOTSUPP | Errno::BADF) => {
+            rustix::mount::fsconfig_set_string(fs, key, format!("/proc/self/fd/{}", dir.as_raw_fd()))
+        }
+        done => done,
+    }
+}
+
+/// The kernel's own words, of which there may be several lines; then the error number's.
+fn message(fs: Option<&OwnedFd>, what: &str, e: Errno) -> String {
+    let mut all = format!("{what}: {e}");
+    let mut buf = [0; 1024];
+    for _ in 0..16 {
+        let Some(Ok(n)) = fs.map(|fs| rustix::io::read(fs, &mut buf)) else { break };
+        let line = String::from_utf8_lossy(&buf[..n]);
+        // "e overlay: text": level and origin first
+        let line = line.trim_end().split_once(' ').map_or("", |(_, text)| text).to_owned();
+        if !line.is_empty() && !all.contains(&line) {
+            all.push_str("; ");
+            all.push_str(&line);
+        }
+    }
+    all
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::root::Root;
+
+    fn usable() -> bool {
+        match supported() {
+            Support::No(why) => {
+                eprintln!("SKIPPED: no overlay mounts here: {why}");
+                false
+            }
+            _ => true,
+        }
+    }
+
+    #[test]
+    fn upper_hides_lower_and_writes_go_up() {
+        if !usable() {
+            return;
+        }
+        let tmp = tempfile::tempdir().unwrap();
+        let dir = |n: &str| {
+            let d = tmp.path().join(n);
+            std::fs::create_dir(&d).unwrap();
+            d
+        };
+        let (a, b, up, work) = (dir("a"), dir("b"), dir("up"), dir("work"));
+        std::fs::write(a.join("f"), "a").unwrap();
+        std::fs::write(a.join("only-a"), "a").unwrap();
+        std::fs::write(b.join("f"), "b").unwrap();
+        let fd = mount(&OverlaySpec { lowers: &[&a, &b], upper: Some((&up, &work)), volatile: true }).unwrap();
+        let root = Root::from_fd(fd);
+        assert_eq!(root.read_small(Path::new("f"), 10).unwrap().unwrap(), b"b");
+        assert_eq!(root.read_small(Path::new("/only-a"), 10).unwrap().unwrap(), b"a");
+        root.write_file(Path::new("new"), b"n", 0o644, None).unwrap();
+        assert_eq!(std::fs::read(up.join("new")).unwrap(), b"n");
+        let mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap();
+        assert!(!mounts.contains(tmp.path().to_str().unwrap()), "the mount must not be attached");
+    }
+
+    #[test]
+    fn long_paths_and_many_layers() {
+        if !usable() {
+            return;
+        }
+        let tmp = tempfile::tempdir().unwrap();
+        let mut deep = tmp.path().to_owned();
+        for _ in 0..3 {
+            deep.push("x".repeat(200));
+        }
+        let layers: Vec<_> = (0..200).map(|i| deep.join(format!("l{i}"))).collect();
+        for (i, l) in layers.iter().enumerate() {
+            std::fs::create_dir_all(l).unwrap();
+            std::fs::write(l.join("top"), i.to_string()).unwrap();
+        }
+        let refs: Vec<&Path> = layers.iter().map(|p| p.as_path()).collect();
+        let root = Root::from_fd(mount(&OverlaySpec { lowers: &refs, upper: None, volatile: false }).unwrap());
+        assert_eq!(root.read_small(Path::new("top"), 10).unwrap().unwrap(), b"199");
+        let many = vec![refs[0]; 501];
+        let err = mount(&OverlaySpec { lowers: &many, upper: None, volatile: false }).unwrap_err();
+        assert!(matches!(err, RootfsError::TooManyLayers { count: 501, limit: 500 }));
+    }
+
+    #[test]
+    fn the_kernels_words_are_in_the_error() {
+        if !usable() {
+            return;
+        }
+        let err = mount(&OverlaySpec { lowers: &[Path::new("/proc")], upper: None, volatile: false });
+        let message = err.unwrap_err().to_string();
+        assert!(message.contains("not supported") || message.contains("Invalid argument"), "{message}");
+        assert!(message.starts_with("cannot mount an overlay of 1 layers: "), "{message}");
+        eprintln!("{message}");
+    }
+}
