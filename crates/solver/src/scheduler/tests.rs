@@ -20,7 +20,7 @@ struct Step {
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 enum Key {
-    Definition(u64, Vec<Key>),
+    Definition(u64, Vec<(InputMode, Key)>),
     Content(u64, Vec<(bool, u64)>),
 }
 
@@ -53,7 +53,7 @@ fn naive(steps: &[Step]) -> Vec<u64> {
 
 /// Small graphs only: the keys are trees.
 fn definition(steps: &[Step], at: usize) -> Key {
-    Key::Definition(steps[at].op, steps[at].inputs.iter().map(|&(i, _)| definition(steps, i)).collect())
+    Key::Definition(steps[at].op, steps[at].inputs.iter().map(|&(i, mode)| (mode, definition(steps, i))).collect())
 }
 
 fn nodes(steps: &[Step]) -> Vec<Node> {
