@@ -8,13 +8,21 @@
 
 mod dir;
 mod error;
+mod glob;
+mod hash;
 pub mod ids;
 mod meta;
 mod mode;
 pub mod overlay;
+mod par;
 mod resolve;
 mod root;
+mod scan;
+mod select;
+mod stack;
 mod stat;
+mod statcache;
+mod tree;
 pub mod xattr;
 
 pub mod apply;
@@ -27,4 +35,8 @@ pub use error::{Result, RootfsError};
 pub use meta::Owner;
 pub use mode::ModeChange;
 pub use root::{DirEntry, Root};
+pub use select::{ManifestEntry, Selector, Source, TreeDigest, manifest, tree_digest};
+pub use stack::Stack;
 pub use stat::{FileKind, Ownership, Stat, Time};
+pub use statcache::StatCache;
+pub use tree::{ContextTree, Filter, Ignore};

@@ -143,7 +143,7 @@ pub(crate) fn walk(root: BorrowedFd<'_>, path: &Path, follow: bool, missing: boo
 }
 
 /// The components as written, `.` and `..` included (`Path::components` would drop some of the former).
-fn components(path: &Path) -> impl Iterator<Item = &OsStr> {
+pub(crate) fn components(path: &Path) -> impl Iterator<Item = &OsStr> {
     path.as_os_str().as_bytes().split(|b| *b == b'/').filter(|c| !c.is_empty()).map(OsStr::from_bytes)
 }
 

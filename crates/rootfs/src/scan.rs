@@ -1,0 +1,240 @@
+//! Filling a [`ContextTree`]: one task per directory, several threads, `getdents` and `statx` relative to descriptors.
+
+use std::collections::HashMap;
+use std::ffi::OsStr;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::ffi::OsStringExt;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+
+use rustix::io::Errno;
+
+use crate::dir::{self, DirRef};
+use crate::error::{Context as _, Result};
+use crate::meta::Owner;
+use crate::par::{self, Queue};
+use crate::stack::{Stack, is_opaque};
+use crate::stat::{FileKind, Stat};
+use crate::statcache::{CachedDir, StatCache};
+use crate::tree::{ContextTree, Dir, Entry, Filter, Ignore, now};
+use crate::xattr::{self, Xattrs};
+
+pub(crate) struct Request<'a> {
+    pub stack: Stack,
+    /// Canonical path of a directory in the stack.
+    pub base: PathBuf,
+    pub filter: Option<Filter<'a>>,
+    pub cache: Option<&'a StatCache>,
+    pub owner: Option<Owner>,
+}
+
+struct Task {
+    id: usize,
+    path: PathBuf,
+    /// Layer and directory, uppermost first.
+    parts: Vec<(usize, DirRef)>,
+    tentative: bool,
+}
+
+struct Scan<'a> {
+    request: &'a Request<'a>,
+    next_id: AtomicUsize,
+    done: Mutex<Vec<(usize, Dir)>>,
+    hits: AtomicU64,
+}
+
+pub(crate) fn scan(request: &Request<'_>) -> Result<ContextTree> {
+    let started = now();
+    let top = request.stack.open(&request.base)?.ok_or(Errno::NOENT).at("open directory", &request.base)?;
+    let (first, fd) = top.parts.first().cloned().ok_or(Errno::NOENT).at("open directory", &request.base)?;
+    let mut root = Stat::of(&fd, request.stack.layer(first).ownership()).at("stat", &request.base)?;
+    set_owner(&mut root, request.owner);
+    let parts = top.parts.into_iter().map(|(layer, fd)| (layer, DirRef::new(fd))).collect();
+    let scan = Scan { request, next_id: AtomicUsize::new(1), done: Mutex::new(Vec::new()), hits: AtomicU64::new(0) };
+    let task = Task { id: 0, path: PathBuf::new(), parts, tentative: false };
+    par::run(vec![task], |task, queue| scan.directory(task, queue))?;
+    let dirs = scan.assemble();
+    let mut tree = ContextTree {
+        stack: request.stack.clone(),
+        base: request.base.clone(),
+        root,
+        dirs,
+        started,
+        owner: request.owner,
+        computed: AtomicBool::new(false),
+        cache_hits: AtomicU64::new(scan.hits.into_inner()),
+    };
+    drop_empty_parents(&mut tree.dirs);
+    Ok(tree)
+}
+
+/// A tree of one file, for a source that is no directory.
+pub(crate) fn single(stack: &Stack, canonical: &Path, stat: Stat, layer: usize) -> Result<ContextTree> {
+    let name = canonical.file_name().unwrap_or_default().to_owned();
+    let target = match stat.kind {
+        FileKind::Symlink => Some(stack.read_link(canonical)?),
+        _ => None,
+    };
+    let entry = Entry { name, stat, layer, dir: None, target, digest: OnceLock::new() };
+    Ok(ContextTree {
+        stack: stack.clone(),
+        base: canonical.parent().unwrap_or(Path::new("")).to_owned(),
+        root: stat,
+        dirs: vec![Dir { entries: vec![entry], ..Dir::default() }],
+        started: now(),
+        owner: None,
+        computed: AtomicBool::new(false),
+        cache_hits: AtomicU64::new(0),
+    })
+}
+
+fn set_owner(stat: &mut Stat, owner: Option<Owner>) {
+    if let Some(Owner { uid, gid }) = owner {
+        (stat.uid, stat.gid) = (uid, gid);
+    }
+}
+
+/// A listed name, before it becomes an entry. `parts` are those of a directory, by index into the task's.
+struct Listed {
+    name: std::ffi::OsString,
+    stat: Stat,
+    part: usize,
+    dirs: Vec<usize>,
+}
+
+impl Scan<'_> {
+    fn directory(&self, task: Task, queue: &Queue<'_, Task>) -> Result<()> {
+        let mut fds = Vec::with_capacity(task.parts.len());
+        for (_, part) in &task.parts {
+            fds.push(Arc::new(part.open().at("open directory", &task.path)?));
+        }
+        let mut listed = self.list(&task, &fds)?;
+        listed.sort_unstable_by(|a, b| a.name.cmp(&b.name));
+        let mut cached = self.request.cache.and_then(|c| c.dir(&task.path));
+        let mut entries = Vec::with_capacity(listed.len());
+        let mut children = Vec::new();
+        let mut path = task.path.clone();
+        for item in listed {
+            path.push(&item.name);
+            let is_dir = item.stat.kind == FileKind::Dir;
+            let verdict = self.request.filter.map_or(Ignore::Keep, |f| f(&path, is_dir));
+            if verdict == Ignore::Keep || (is_dir && verdict == Ignore::SkipButDescend) {
+                let mut entry = self.entry(&task, &fds, &item, &mut cached)?;
+                if is_dir {
+                    let id = self.next_id.fetch_add(1, Ordering::Relaxed);
+                    entry.dir = Some(id);
+                    let part = |i: &usize| (task.parts[*i].0, task.parts[*i].1.child(&fds[*i], &item.name));
+                    let parts = item.dirs.iter().map(part).collect();
+                    children.push(Task { id, path: path.clone(), parts, tentative: verdict != Ignore::Keep });
+                }
+                entries.push(entry);
+            }
+            path.pop();
+        }
+        let xattrs = self.dir_xattrs(&fds[0], &task.path)?;
+        let dir = Dir { path: task.path, xattrs, entries, tentative: task.tentative };
+        self.done.lock().unwrap_or_else(PoisonError::into_inner).push((task.id, dir));
+        queue.extend(children);
+        Ok(())
+    }
+
+    fn entry(
+        &self,
+        task: &Task,
+        fds: &[Arc<OwnedFd>],
+        item: &Listed,
+        cached: &mut Option<CachedDir<'_>>,
+    ) -> Result<Entry> {
+        let mut stat = item.stat;
+        let digest = OnceLock::new();
+        if stat.kind == FileKind::File
+            && let Some(known) = cached.as_mut().and_then(|c| c.lookup(&item.name, &stat))
+        {
+            let _ = digest.set(known); // it was empty
+            self.hits.fetch_add(1, Ordering::Relaxed);
+        }
+        set_owner(&mut stat, self.request.owner);
+        let target = match stat.kind {
+            FileKind::Symlink => {
+                let target = rustix::fs::readlinkat(&fds[item.part], &item.name, Vec::new());
+                let target = target.at("read link", task.path.join(&item.name))?;
+                Some(PathBuf::from(std::ffi::OsString::from_vec(target.into_bytes())))
+            }
+            _ => None,
+        };
+        Ok(Entry { name: item.name.clone(), stat, layer: task.parts[item.part].0, dir: None, target, digest })
+    }
+
+    fn dir_xattrs(&self, fd: &Arc<OwnedFd>, path: &Path) -> Result<Xattrs> {
+        let names = xattr::list(fd).at("read attributes of", path)?;
+        if !names.iter().any(|n| xattr::is_content(n)) {
+            return Ok(Xattrs::new());
+        }
+        xattr::read_at(fd, OsStr::new(""), xattr::is_content).at("read attributes of", path)
+    }
+
+    fn list(&self, task: &Task, fds: &[Arc<OwnedFd>]) -> Result<Vec<Listed>> {
+        let mut all: Vec<Listed> = Vec::new();
+        let mut seen: HashMap<std::ffi::OsString, Option<usize>> = HashMap::new();
+        for (part, fd) in fds.iter().enumerate() {
+            let ownership = self.request.stack.layer(task.parts[part].0).ownership();
+            let is_last = part + 1 == fds.len();
+            for dir::Name { name, .. } in dir::read_names(fd).at("read directory", &task.path)? {
+                // A name that went between the two calls was deleted; that is a state too.
+                let stat = match Stat::at(fd, &name, ownership) {
+                    Err(Errno::NOENT) => continue,
+                    stat => stat.at("stat", task.path.join(&name))?,
+                };
+                if fds.len() == 1 {
+                    if !stat.is_whiteout() {
+                        all.push(Listed { name, stat, part, dirs: vec![part] });
+                    }
+                    continue;
+                }
+                let is_dir = stat.kind == FileKind::Dir;
+                let open_below =
+                    is_dir && !is_last && !is_opaque(fd.as_fd(), &name).at("stat", task.path.join(&name))?;
+                match seen.get_mut(&name) {
+                    // Hidden by what is above, or merged with it.
+                    Some(above) => {
+                        if let Some(i) = *above {
+                            if is_dir {
+                                all[i].dirs.push(part);
+                            }
+                            if !open_below {
+                                *above = None;
+                            }
+                        }
+                    }
+                    None => {
+                        seen.insert(name.clone(), open_below.then_some(all.len()));
+                        if !stat.is_whiteout() {
+                            all.push(Listed { name, stat, part, dirs: vec![part] });
+                        }
+                    }
+                }
+            }
+        }
+        Ok(all)
+    }
+
+    fn assemble(&self) -> Vec<Dir> {
+        let mut done = self.done.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut done = std::mem::take(&mut *done);
+        done.sort_unstable_by_key(|(id, _)| *id);
+        done.into_iter().map(|(_, dir)| dir).collect()
+    }
+}
+
+/// Directories that the filter left out stay only if something below them was kept. Children come after their parents.
+fn drop_empty_parents(dirs: &mut [Dir]) {
+    if !dirs.iter().any(|d| d.tentative) {
+        return;
+    }
+    for i in (0..dirs.len()).rev() {
+        let mut entries = std::mem::take(&mut dirs[i].entries);
+        entries.retain(|e| e.dir.is_none_or(|d| !dirs[d].tentative || !dirs[d].entries.is_empty()));
+        dirs[i].entries = entries;
+    }
+}
