@@ -48,6 +48,8 @@ pub struct Expanded {
     pub used: Vec<String>,
     /// Variables that were looked up and not found, in order of appearance.
     pub undefined: Vec<String>,
+    /// Where each of `words` begins and ends in the input.
+    pub(crate) places: Vec<(usize, usize)>,
 }
 
 /// A word that cannot be expanded.
@@ -118,7 +120,8 @@ pub fn expand_word(
         undefined: Names::default(),
     };
     let (value, words) = lexer.until(None, mode.raw_escapes)?;
-    Ok(Expanded { value, words, used: lexer.used.list, undefined: lexer.undefined.list })
+    let Words { done, places, .. } = words;
+    Ok(Expanded { value, words: done, used: lexer.used.list, undefined: lexer.undefined.list, places })
 }
 
 /// Expands and splits: the words of `EXPOSE`.
@@ -153,23 +156,39 @@ impl Names {
 #[derive(Default)]
 struct Words {
     done: Vec<String>,
+    places: Vec<(usize, usize)>,
     word: String,
+    start: usize,
+    /// Where in the input the piece that is being added begins.
+    at: usize,
 }
 
 impl Words {
+    fn raw(&mut self, text: &str) {
+        if self.word.is_empty() {
+            self.start = self.at;
+        }
+        self.word.push_str(text);
+    }
+
     fn split_or_push(&mut self, c: char) {
         if !c.is_whitespace() {
-            self.word.push(c);
-        } else if !self.word.is_empty() {
-            self.done.push(std::mem::take(&mut self.word));
+            self.raw(c.encode_utf8(&mut [0; 4]));
+        } else {
+            self.end_word(self.at);
         }
     }
 
-    fn finish(mut self) -> Vec<String> {
+    fn end_word(&mut self, end: usize) {
         if !self.word.is_empty() {
-            self.done.push(self.word);
+            self.done.push(std::mem::take(&mut self.word));
+            self.places.push((self.start, end.max(self.start)));
         }
-        self.done
+    }
+
+    fn finish(mut self, end: usize) -> Words {
+        self.end_word(end);
+        self
     }
 }
 
@@ -201,7 +220,7 @@ impl Lexer<'_> {
     }
 
     /// Reads up to the unquoted character `stop` (consumed), or to the end when it is `None`.
-    fn until(&mut self, stop: Option<char>, raw_escapes: bool) -> Result<(String, Vec<String>), ExpandError> {
+    fn until(&mut self, stop: Option<char>, raw_escapes: bool) -> Result<(String, Words), ExpandError> {
         if self.depth >= MAX_DEPTH {
             return self.error(ExpandErrorKind::TooDeep);
         }
@@ -213,13 +232,14 @@ impl Lexer<'_> {
         result
     }
 
-    fn until_inner(&mut self, stop: Option<char>) -> Result<(String, Vec<String>), ExpandError> {
+    fn until_inner(&mut self, stop: Option<char>) -> Result<(String, Words), ExpandError> {
         let mut value = String::new();
         let mut words = Words::default();
         while let Some(c) = self.peek() {
+            words.at = self.position;
             if Some(c) == stop {
                 self.next();
-                return Ok((value, words.finish()));
+                return Ok((value, words.finish(self.position)));
             }
             match c {
                 '$' => {
@@ -233,7 +253,7 @@ impl Lexer<'_> {
                         '"' => self.double_quoted()?,
                         _ => self.angle(),
                     };
-                    words.word.push_str(&text);
+                    words.raw(&text);
                     value.push_str(&text);
                 }
                 _ => self.plain(c, &mut value, &mut words),
@@ -242,7 +262,7 @@ impl Lexer<'_> {
         match stop {
             // The callers turn this into the error for their construct.
             Some(_) => self.error(ExpandErrorKind::MissingBrace),
-            None => Ok((value, words.finish())),
+            None => Ok((value, words.finish(self.position))),
         }
     }
 
@@ -255,11 +275,11 @@ impl Lexer<'_> {
             return;
         }
         if self.raw_escapes {
-            words.word.push(c);
+            words.raw(c.encode_utf8(&mut [0; 4]));
             value.push(c);
         }
         if let Some(protected) = self.next() {
-            words.word.push(protected);
+            words.raw(protected.encode_utf8(&mut [0; 4]));
             value.push(protected);
         }
     }
@@ -273,13 +293,10 @@ impl Lexer<'_> {
         }
         self.next();
         text.push('<');
-        if self.peek() == Some('-') && self.text[self.position..].starts_with(['-']) {
-            // `<<- EOF`: the dash belongs to the operator only when a delimiter follows after white space.
-            let rest = &self.text[self.position + 1..];
-            if rest.starts_with([' ', '\t']) {
-                self.next();
-                text.push('-');
-            }
+        // `<<- EOF`: without this the dash would end the word before the delimiter.
+        if self.text[self.position..].starts_with("- ") || self.text[self.position..].starts_with("-\t") {
+            self.next();
+            text.push('-');
         }
         while let Some(c) = self.peek().filter(|c| matches!(c, ' ' | '\t' | '\u{b}' | '\u{c}' | '\r')) {
             self.next();

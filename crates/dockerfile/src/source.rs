@@ -120,6 +120,11 @@ impl Source {
         self.inner.line_starts.partition_point(|s| *s <= offset).max(1)
     }
 
+    /// Where a line (from 1) starts.
+    pub(crate) fn line_start(&self, line: usize) -> Option<usize> {
+        self.inner.line_starts.get(line.checked_sub(1)?).copied()
+    }
+
     /// First and last line (from 1) that a span touches.
     pub fn lines_of(&self, span: Span) -> (usize, usize) {
         let last = if span.is_empty() { span.start } else { span.end - 1 };
