@@ -53,7 +53,7 @@ pub struct CopyAction {
     pub src: String,
     /// Where to, absolute. A `/` at the end means "a directory".
     pub dest: String,
-    /// Owner of what is copied; 0:0 where absent.
+    /// Owner of what is copied; the source's where absent (the files of a local context count as owned by 0:0).
     pub owner: Option<Owner>,
     /// Permissions of what is copied; the source's where absent.
     pub mode: Option<Mode>,

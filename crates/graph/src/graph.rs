@@ -224,8 +224,13 @@ impl Graph {
         self.vertices.is_empty()
     }
 
-    /// All vertices, inputs before what uses them.
-    pub fn vertices(&self) -> impl ExactSizeIterator<Item = (VertexId, &Vertex)> {
+    /// All vertices, inputs before what uses them; [`VertexId::index`] is the position.
+    pub fn vertices(&self) -> &[Vertex] {
+        &self.vertices
+    }
+
+    /// All vertices with their ids, inputs before what uses them.
+    pub fn iter(&self) -> impl ExactSizeIterator<Item = (VertexId, &Vertex)> {
         self.vertices.iter().enumerate().map(|(i, v)| (VertexId(i as u32), v))
     }
 

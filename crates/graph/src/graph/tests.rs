@@ -242,7 +242,7 @@ proptest! {
             ids.push(g.add(op, inputs, None, named("v")).unwrap());
         }
         let mut digests = std::collections::HashSet::new();
-        for (id, vertex) in g.vertices() {
+        for (id, vertex) in g.iter() {
             prop_assert!(vertex.inputs.iter().all(|e| e.vertex < id));
             prop_assert!(digests.insert(vertex.digest()));
         }
