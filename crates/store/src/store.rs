@@ -1,0 +1,213 @@
+//! Opening the state directory, and what its parts share.
+
+use std::fs;
+use std::io::Write;
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::AtomicUsize;
+use std::sync::{Arc, Mutex};
+
+use crate::db::Db;
+use crate::error::{Context, Result};
+use crate::lock::{self, LockGuard};
+use crate::session::{self, Lease, Session, guard};
+use crate::{Builds, CacheMounts, CacheRecords, Content, Images, Layers, Meta, Roots, Steps, fsutil, index};
+
+/// A state directory. Cheap to clone; may be used from any thread, and by any number of processes at once.
+#[derive(Debug, Clone)]
+pub struct Store(Arc<Inner>);
+
+#[derive(Debug)]
+pub(crate) struct Inner {
+    pub(crate) root: PathBuf,
+    pub(crate) db: Db,
+    pub(crate) session: Mutex<Option<Arc<Session>>>,
+    pub(crate) leases: AtomicUsize,
+}
+
+impl Inner {
+    /// The session of this process; started if there is none.
+    pub(crate) fn session(&self) -> Result<Arc<Session>> {
+        let mut slot = guard(&self.session);
+        if let Some(session) = &*slot {
+            return Ok(session.clone());
+        }
+        let session = Arc::new(Session::start(&self.root)?);
+        *slot = Some(session.clone());
+        Ok(session)
+    }
+
+    /// The session, if there is one: look-ups pin only then.
+    pub(crate) fn current_session(&self) -> Option<Arc<Session>> {
+        guard(&self.session).clone()
+    }
+}
+
+const DIRECTORIES: [&str; 8] =
+    ["content/blobs/sha256", "layers", "locks", "leases", "builds", "mounts", "sources", "tmp"];
+
+impl Store {
+    /// Opens the store at `root`; makes it if it is not there. Debris of dead processes is removed in the background.
+    pub fn open(root: &Path) -> Result<Self> {
+        let root = std::path::absolute(root).ctx("resolve", root)?;
+        let db = match Db::open(&root)? {
+            Some(db) => db,
+            None => create(&root)?,
+        };
+        let store = Self(Arc::new(Inner { root, db, session: Mutex::new(None), leases: AtomicUsize::new(0) }));
+        let debris = session::find_debris(&store.0.root)?;
+        if !debris.is_empty() {
+            let inner = store.0.clone();
+            let sweeper = std::thread::Builder::new().name("kiln-sweep".into());
+            // Without a thread the debris waits for the next process.
+            _ = sweeper.spawn(move || session::sweep(&inner, debris));
+        }
+        Ok(store)
+    }
+
+    pub(crate) fn inner(&self) -> &Inner {
+        &self.0
+    }
+
+    /// The state directory.
+    pub fn root(&self) -> &Path {
+        &self.0.root
+    }
+
+    /// Blobs.
+    pub fn content(&self) -> Content<'_> {
+        Content(self)
+    }
+
+    /// Layers.
+    pub fn layers(&self) -> Layers<'_> {
+        Layers(self)
+    }
+
+    /// Cache records.
+    pub fn cache(&self) -> CacheRecords<'_> {
+        CacheRecords(self)
+    }
+
+    /// What steps were made of, to tell why one is not cached.
+    pub fn steps(&self) -> Steps<'_> {
+        Steps(self)
+    }
+
+    /// Images.
+    pub fn images(&self) -> Images<'_> {
+        Images(self)
+    }
+
+    /// Small values with an expiry.
+    pub fn meta(&self) -> Meta<'_> {
+        Meta(self)
+    }
+
+    /// What others keep from being collected.
+    pub fn roots(&self) -> Roots<'_> {
+        Roots(self)
+    }
+
+    /// Build records and logs.
+    pub fn builds(&self) -> Builds<'_> {
+        Builds(self)
+    }
+
+    /// Cache mounts.
+    pub fn cache_mounts(&self) -> CacheMounts<'_> {
+        CacheMounts(self)
+    }
+
+    /// Begins to keep what is made and looked up through this store from being collected.
+    pub fn lease(&self) -> Result<Lease> {
+        Lease::new(self)
+    }
+
+    /// Takes the lock `name`, exclusive across threads and processes. Calls `on_wait` once if somebody else has it.
+    pub fn lock(&self, name: &str, on_wait: &mut dyn FnMut()) -> Result<LockGuard> {
+        lock::lock(self.lock_path(name), on_wait)
+    }
+
+    /// Takes the lock `name`, or gives up when `keep_waiting` (asked every few milliseconds) says no.
+    pub fn lock_while(&self, name: &str, keep_waiting: &mut dyn FnMut() -> bool) -> Result<Option<LockGuard>> {
+        lock::lock_while(self.lock_path(name), keep_waiting)
+    }
+
+    /// Takes the lock `name` if it is free.
+    pub fn try_lock(&self, name: &str) -> Result<Option<LockGuard>> {
+        lock::try_lock(self.lock_path(name))
+    }
+
+    fn lock_path(&self, name: &str) -> PathBuf {
+        lock::path_of(&self.0.root.join("locks"), name)
+    }
+
+    /// The directory `sources/<kind>`, made if it is not there. What is in it belongs to the source of that kind.
+    pub fn sources_dir(&self, kind: &str) -> Result<PathBuf> {
+        let safe = !kind.is_empty() && kind.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-');
+        let path = self.0.root.join("sources").join(if safe { kind } else { "other" });
+        fs::DirBuilder::new().recursive(true).mode(0o700).create(&path).ctx("create", &path)?;
+        Ok(path)
+    }
+
+    /// A new empty directory on the store's file system, removed with the returned value or after this process died.
+    pub fn scratch(&self) -> Result<Scratch> {
+        let session = self.0.session()?;
+        let path = session.draft();
+        fs::DirBuilder::new().mode(0o700).create(&path).ctx("create", &path)?;
+        Ok(Scratch { path, _session: session })
+    }
+
+    /// Removes the debris of dead processes now, and waits until that is done. [`Store::open`] does the same in the background.
+    pub fn sweep(&self) -> Result<()> {
+        session::sweep(&self.0, session::find_debris(&self.0.root)?);
+        Ok(())
+    }
+}
+
+/// A temporary directory inside the store.
+#[derive(Debug)]
+pub struct Scratch {
+    path: PathBuf,
+    _session: Arc<Session>,
+}
+
+impl Scratch {
+    /// The directory.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        _ = fsutil::remove_path(&self.path);
+    }
+}
+
+/// Makes the state directory. Many processes may try at once.
+fn create(root: &Path) -> Result<Db> {
+    fs::DirBuilder::new().recursive(true).mode(0o700).create(root).ctx("create", root)?;
+    for dir in DIRECTORIES {
+        let path = root.join(dir);
+        fs::DirBuilder::new().recursive(true).mode(0o700).create(&path).ctx("create", &path)?;
+    }
+    let _lock = lock::lock(lock::path_of(&root.join("locks"), "init"), &mut || {})?;
+    write_once(&root.join("content/oci-layout"), br#"{"imageLayoutVersion":"1.0.0"}"#)?;
+    write_once(&root.join("content/index.json"), index::EMPTY.as_bytes())?;
+    Db::create(root)
+}
+
+fn write_once(path: &Path, bytes: &[u8]) -> Result<()> {
+    if path.exists() {
+        return Ok(());
+    }
+    let draft = path.with_extension("new");
+    let write = || {
+        let mut file = fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&draft)?;
+        file.write_all(bytes)?;
+        fs::rename(&draft, path)
+    };
+    write().ctx("write", path)
+}
