@@ -6,8 +6,10 @@
 //! - nothing here waits on a FIFO, opens a device, or trusts a file's size;
 //! - every error names the path it is about.
 
+pub mod copy;
 mod dir;
 mod error;
+pub mod fileops;
 mod glob;
 mod hash;
 pub mod ids;
@@ -22,6 +24,7 @@ mod select;
 mod stack;
 mod stat;
 mod statcache;
+mod target;
 mod tree;
 pub mod xattr;
 
@@ -39,4 +42,5 @@ pub use select::{ManifestEntry, Selector, Source, TreeDigest, manifest, tree_dig
 pub use stack::Stack;
 pub use stat::{FileKind, Ownership, Stat, Time};
 pub use statcache::StatCache;
+pub use target::{MakeDirs, Target};
 pub use tree::{ContextTree, Filter, Ignore};

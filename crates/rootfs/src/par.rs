@@ -28,10 +28,6 @@ pub(crate) struct Queue<'a, T> {
 }
 
 impl<T> Queue<'_, T> {
-    pub fn push(&self, task: T) {
-        (self.push)(vec![task]);
-    }
-
     pub fn extend(&self, tasks: Vec<T>) {
         if !tasks.is_empty() {
             (self.push)(tasks);

@@ -4,7 +4,7 @@ use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::io::{Read as _, Write as _};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
-use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -57,10 +57,6 @@ impl Root {
     /// How owners are stored in this tree.
     pub fn ownership(&self) -> Ownership {
         self.ownership
-    }
-
-    pub(crate) fn shared_fd(&self) -> Arc<OwnedFd> {
-        self.fd.clone()
     }
 
     /// The path without links and `..`, relative to the root (empty for the root itself). The last link is followed too.
@@ -334,9 +330,4 @@ impl AsFd for Root {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.fd.as_fd()
     }
-}
-
-/// Whether a path is `/`, `.` or empty once written without redundancy.
-pub(crate) fn is_root(path: &Path) -> bool {
-    path.as_os_str().as_bytes().split(|b| *b == b'/').all(|c| c.is_empty() || c == b".")
 }

@@ -61,7 +61,6 @@ pub(crate) fn scan(request: &Request<'_>) -> Result<ContextTree> {
         root,
         dirs,
         started,
-        owner: request.owner,
         computed: AtomicBool::new(false),
         cache_hits: AtomicU64::new(scan.hits.into_inner()),
     };
@@ -83,7 +82,6 @@ pub(crate) fn single(stack: &Stack, canonical: &Path, stat: Stat, layer: usize) 
         root: stat,
         dirs: vec![Dir { entries: vec![entry], ..Dir::default() }],
         started: now(),
-        owner: None,
         computed: AtomicBool::new(false),
         cache_hits: AtomicU64::new(0),
     })

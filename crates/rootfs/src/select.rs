@@ -236,11 +236,13 @@ pub(crate) fn pick<'a>(source: Source<'a>, selector: &Selector<'_>) -> Result<Ve
         }
         for path in matches {
             let name = path.file_name().unwrap_or_default().to_owned();
-            let Some((tree, at)) = locate(source, &path, !selector.no_follow)? else {
+            let Some((tree, at)) = locate(source, &path, selector)? else {
                 return Err(RootfsError::NotFound { path });
             };
+            // A tree that was scanned just now is filtered already.
+            let fresh = matches!(tree, TreeRef::Owned(_)) && at == At::Root;
             let mut pick = Pick { tree, at, name, path, kept: None };
-            if selector.filter.is_none_or(|f| pick.apply_filter(f)) {
+            if fresh || selector.filter.is_none_or(|f| pick.apply_filter(f)) {
                 picks.push(pick);
             }
         }
@@ -248,7 +250,8 @@ pub(crate) fn pick<'a>(source: Source<'a>, selector: &Selector<'_>) -> Result<Ve
     Ok(picks)
 }
 
-fn locate<'a>(source: Source<'a>, path: &Path, follow: bool) -> Result<Option<(TreeRef<'a>, At)>> {
+fn locate<'a>(source: Source<'a>, path: &Path, selector: &Selector<'_>) -> Result<Option<(TreeRef<'a>, At)>> {
+    let follow = !selector.no_follow;
     match source {
         Source::Tree(tree) => {
             let (_, at) = tree.find(path, follow)?;
@@ -259,7 +262,8 @@ fn locate<'a>(source: Source<'a>, path: &Path, follow: bool) -> Result<Option<(T
             let Some((stat, layer)) = found.entry else { return Ok(None) };
             let (tree, at) = if stat.kind == FileKind::Dir {
                 let base = found.path;
-                let request = scan::Request { stack: stack.clone(), base, filter: None, cache: None, owner: None };
+                let filter = selector.filter;
+                let request = scan::Request { stack: stack.clone(), base, filter, cache: None, owner: None };
                 (scan::scan(&request)?, At::Root)
             } else {
                 (scan::single(stack, &found.path, stat, layer)?, At::Entry(0, 0))
@@ -271,7 +275,7 @@ fn locate<'a>(source: Source<'a>, path: &Path, follow: bool) -> Result<Option<(T
 
 /// The paths that a source as written stands for. The part before the first pattern may go through links; below, patterns
 /// match names only, component by component.
-fn expand(source: Source<'_>, written: &Path, selector: &Selector<'_>) -> Result<Vec<PathBuf>> {
+pub(crate) fn expand(source: Source<'_>, written: &Path, selector: &Selector<'_>) -> Result<Vec<PathBuf>> {
     let written = tidy(written);
     let parts: Vec<&OsStr> = written.iter().collect();
     let first = parts.iter().position(|p| selector.wildcard && glob::has_pattern(p.as_bytes()));

@@ -63,12 +63,14 @@ impl Stack {
         Self { layers: std::iter::once(upper).chain(self.layers.iter().cloned()).collect() }
     }
 
-    pub(crate) fn layer(&self, index: usize) -> &Root {
-        &self.layers[index]
+    /// How owners are stored, if in all layers alike.
+    pub(crate) fn ownership(&self) -> Option<Ownership> {
+        let first = self.layers.first()?.ownership();
+        self.layers.iter().all(|l| l.ownership() == first).then_some(first)
     }
 
-    pub(crate) fn layer_count(&self) -> usize {
-        self.layers.len()
+    pub(crate) fn layer(&self, index: usize) -> &Root {
+        &self.layers[index]
     }
 
     /// Metadata of what is at a path, symbolic links followed inside the stack (the last one if `follow`).

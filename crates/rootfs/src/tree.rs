@@ -77,7 +77,6 @@ pub struct ContextTree {
     pub(crate) dirs: Vec<Dir>,
     /// When the scan began: files that changed at about that time, or later, may change again unnoticed.
     pub(crate) started: Time,
-    pub(crate) owner: Option<Owner>,
     /// Digests were computed that the cache did not have.
     pub(crate) computed: AtomicBool,
     pub(crate) cache_hits: AtomicU64,
