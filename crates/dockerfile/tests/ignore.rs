@@ -1,5 +1,7 @@
 //! Ignore files against the behaviour that moby/patternmatcher's own tests describe, and against a slow but literal model of it.
 
+#![allow(clippy::unwrap_used)]
+
 use kiln_dockerfile::{IgnoreFile, IgnoreMatcher};
 use proptest::prelude::*;
 

@@ -1,5 +1,7 @@
 //! What the parser makes of whole Dockerfiles.
 
+#![allow(clippy::unwrap_used)]
+
 use kiln_dockerfile::{Command, Dockerfile, Healthcheck, Instruction, InstructionKind as Kind, parse, parse_onbuild};
 
 fn ok(text: &str) -> Dockerfile {

@@ -11,7 +11,7 @@ use crate::diagnostic::Diagnostic;
 use crate::source::{Source, Span};
 
 use pattern::{Cuts, Pattern};
-use token::clean;
+pub(crate) use token::clean;
 
 /// A parsed ignore file.
 #[derive(Clone, Debug)]
