@@ -64,7 +64,7 @@ impl CacheRecords<'_> {
     pub fn lookup(&self, key: &CacheKey) -> Result<Option<Record>> {
         let inner = self.0.inner();
         let find = || inner.db.snapshot(|db| find(db, key));
-        let found = match inner.current_session() {
+        let found = match inner.leased_session() {
             None => find()?,
             Some(session) => session.pinning(|pin| {
                 let found = find()?;

@@ -33,15 +33,22 @@ impl Content<'_> {
 
     /// The size of a blob, if it is here. Pinned from then on, under a lease.
     pub fn size(&self, digest: &Digest) -> Result<Option<u64>> {
+        let Some(session) = self.0.inner().leased_session() else { return self.look(digest) };
+        self.size_pinned(digest, &session)
+    }
+
+    fn look(&self, digest: &Digest) -> Result<Option<u64>> {
         let path = self.path(digest);
-        let look = || match fs::metadata(&path) {
+        match fs::metadata(&path) {
             Ok(m) => Ok(Some(m.len())),
             Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
             Err(e) => Err(Error::io("stat", &path, e)),
-        };
-        let Some(session) = self.0.inner().current_session() else { return look() };
+        }
+    }
+
+    fn size_pinned(&self, digest: &Digest, session: &Session) -> Result<Option<u64>> {
         session.pinning(|pin| {
-            let size = look()?;
+            let size = self.look(digest)?;
             if size.is_some() {
                 pin(&Pin::Blob(*digest));
             }
@@ -128,9 +135,8 @@ impl Content<'_> {
     /// Stores bytes that are in memory; does nothing if they are already here.
     pub fn put(&self, bytes: &[u8]) -> Result<Digest> {
         let digest = Digest::of(bytes);
-        // The session first, so that what is found is also pinned.
-        self.0.inner().session()?;
-        if self.size(&digest)? == Some(bytes.len() as u64) {
+        let session = self.0.inner().session()?;
+        if self.size_pinned(&digest, &session)? == Some(bytes.len() as u64) {
             return Ok(digest);
         }
         let mut writer = self.writer()?;

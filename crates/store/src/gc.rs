@@ -237,7 +237,7 @@ impl<'a> Collector<'a> {
     fn layers(&mut self) -> Result<u64> {
         let (store, marks) = (self.store, &mut self.marks);
         let candidates = store.inner().db.snapshot(|db| {
-            marks.refresh(store, db)?;
+            marks.refresh(store, db, &HashSet::new())?;
             let sql = "SELECT id FROM layers WHERE id NOT IN (SELECT layer FROM record_layers)";
             let mut statement = db.prepare_cached(sql)?;
             let ids = statement.query_map([], |r| r.get::<_, Vec<u8>>(0))?;
@@ -255,9 +255,9 @@ impl<'a> Collector<'a> {
     fn layer_batch(&mut self, chunk: &[LayerId], pins: &HashSet<Pin>) -> Result<Vec<PathBuf>> {
         let (store, marks) = (self.store, &mut self.marks);
         let gone = store.inner().db.write(|tx| {
-            marks.refresh(store, tx)?;
+            marks.refresh(store, tx, pins)?;
             let mut gone = Vec::new();
-            for id in chunk.iter().filter(|id| !pins.contains(&Pin::Layer(**id)) && !marks.layers.contains(*id)) {
+            for id in chunk.iter().filter(|id| !marks.layers.contains(*id)) {
                 if !tx.prepare_cached("SELECT 1 FROM record_layers WHERE layer=?1")?.exists([id.0])? {
                     layers::delete(tx, id)?;
                     gone.push(*id);
@@ -312,11 +312,10 @@ impl<'a> Collector<'a> {
             let trash = self.batch(|this, pins| {
                 let (store, marks) = (this.store, &mut this.marks);
                 let free = store.inner().db.snapshot(|db| {
-                    marks.refresh(store, db)?;
+                    marks.refresh(store, db, pins)?;
                     let mut statement = db.prepare_cached("SELECT 1 FROM layer_blobs WHERE digest=?1")?;
                     let mut free = Vec::new();
-                    for digest in chunk.iter().filter(|d| !pins.contains(&Pin::Blob(**d)) && !marks.blobs.contains(*d))
-                    {
+                    for digest in chunk.iter().filter(|d| !marks.blobs.contains(*d)) {
                         if !statement.exists([digest.bytes()])? {
                             free.push(*digest);
                         }

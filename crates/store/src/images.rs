@@ -68,7 +68,7 @@ const MAX_NESTING: u32 = 4;
 
 impl Images<'_> {
     /// The image that a name leads to: `latest` if it has neither tag nor digest; by digest, any image of that digest.
-    /// Its manifest is pinned, under a lease.
+    /// It is pinned with all that it leads to, under a lease.
     pub fn resolve(&self, name: &Reference) -> Result<Option<Image>> {
         let full = name.clone().with_default_tag();
         self.pinned(&|db| {
@@ -257,7 +257,7 @@ impl Images<'_> {
 
     /// Checks and pins a target before a name leads to it, and makes its blobs durable. Returns the config of a single image.
     fn prepare(&self, target: &Descriptor) -> Result<Option<Digest>> {
-        self.0.inner().session()?.pin(&[Pin::Blob(target.digest)])?;
+        self.0.inner().session()?.pin(&[Pin::Image(target.digest)])?;
         let (_, kind) = self.parse(target)?;
         self.0.content().sync_names()?;
         match kind {
@@ -279,10 +279,10 @@ impl Images<'_> {
     fn pinned(&self, look_up: &dyn Fn(&Connection) -> Result<Option<Image>>) -> Result<Option<Image>> {
         let inner = self.0.inner();
         let find = || inner.db.snapshot(|db| look_up(db));
-        let Some(session) = inner.current_session() else { return find() };
+        let Some(session) = inner.leased_session() else { return find() };
         session.pinning(|pin| {
             let found = find()?;
-            found.iter().for_each(|image| pin(&Pin::Blob(image.target.digest)));
+            found.iter().for_each(|image| pin(&Pin::Image(image.target.digest)));
             Ok(found)
         })
     }

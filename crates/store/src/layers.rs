@@ -236,7 +236,7 @@ impl Layers<'_> {
         let inner = self.0.inner();
         loop {
             let find = || inner.db.read(look_up);
-            let found = match inner.current_session() {
+            let found = match inner.leased_session() {
                 None => find()?,
                 Some(session) => session.pinning(|pin| {
                     let found = find()?;

@@ -19,7 +19,7 @@ pub(crate) struct Closure {
     pub diff_ids: HashSet<Digest>,
 }
 
-/// What all images and roots lead to.
+/// What all images, roots and pins lead to.
 #[derive(Debug, Default)]
 pub(crate) struct Marks {
     pub blobs: HashSet<Digest>,
@@ -30,8 +30,8 @@ pub(crate) struct Marks {
 }
 
 impl Marks {
-    /// Marks from the images and roots that are there now. Closures that were read before are not read again.
-    pub(crate) fn refresh(&mut self, store: &Store, db: &Connection) -> Result<()> {
+    /// Marks from the images and roots that are there now, and from `pins`. Closures that were read before are not read again.
+    pub(crate) fn refresh(&mut self, store: &Store, db: &Connection, pins: &HashSet<Pin>) -> Result<()> {
         let mut targets: Vec<Descriptor> =
             images::query(db, "ORDER BY id", [])?.into_iter().map(|i| i.target).collect();
         targets.sort_by_key(|t| t.digest);
@@ -39,31 +39,39 @@ impl Marks {
         self.blobs.clear();
         self.layers.clear();
         self.users.clear();
-        let mut now = HashMap::new();
+        let known = std::mem::take(&mut self.known);
         for target in targets {
-            let closure = match self.known.remove(&target.digest) {
-                Some(known) => known,
-                None => closure(store, &target)?,
-            };
-            for id in layers_of(db, &closure)? {
-                self.layers.insert(id);
+            for id in self.follow(store, db, &target, &known)? {
                 *self.users.entry(id).or_default() += 1;
             }
-            self.blobs.extend(&closure.blobs);
-            now.insert(target.digest, closure);
         }
-        self.known = now;
-        for root in roots::all(db)? {
-            match root {
-                Pin::Layer(id) => _ = self.layers.insert(id),
-                Pin::Blob(digest) => {
-                    let closure = closure(store, &Descriptor::new("", digest, 0))?;
-                    self.layers.extend(layers_of(db, &closure)?);
-                    self.blobs.extend(closure.blobs);
-                }
+        for pin in roots::all(db)?.iter().chain(pins) {
+            match pin {
+                Pin::Layer(id) => _ = self.layers.insert(*id),
+                Pin::Blob(digest) => _ = self.blobs.insert(*digest),
+                Pin::Image(digest) => _ = self.follow(store, db, &Descriptor::new("", *digest, 0), &known)?,
             }
         }
         Ok(())
+    }
+
+    /// Marks what an image leads to, and returns its layers.
+    fn follow(
+        &mut self,
+        store: &Store,
+        db: &Connection,
+        target: &Descriptor,
+        known: &HashMap<Digest, Closure>,
+    ) -> Result<HashSet<LayerId>> {
+        let closure = match known.get(&target.digest) {
+            Some(known) => known.clone(),
+            None => closure(store, target)?,
+        };
+        let layers = layers_of(db, &closure)?;
+        self.layers.extend(&layers);
+        self.blobs.extend(&closure.blobs);
+        self.known.insert(target.digest, closure);
+        Ok(layers)
     }
 }
 

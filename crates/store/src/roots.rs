@@ -30,7 +30,7 @@ impl Roots<'_> {
             for item in items {
                 let text = match item {
                     RootItem::Layer(id) => Pin::Layer(*id).to_string(),
-                    RootItem::Blob(digest) => Pin::Blob(*digest).to_string(),
+                    RootItem::Blob(digest) => Pin::Image(*digest).to_string(),
                 };
                 statement.execute(params![owner, text])?;
             }

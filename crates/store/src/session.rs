@@ -1,8 +1,8 @@
 //! Sessions: the liveness of a process that uses the store, and what it pins.
 //!
 //! A session is the file `leases/<id>`, `flock`ed by its process for as long as it lives. Drafts under `tmp/` begin with its
-//! id. The file holds one line for each thing that must not be collected: `l <layer>` or `b <digest>`. Lines are appended
-//! under a shared lock of `locks/gc`; the collector reads them under an exclusive one.
+//! id. The file holds one line for each thing that must not be collected: `l <layer>`, `b <digest>`, or `i <digest>`
+//! of an image. Lines are appended under a shared lock of `locks/gc`; the collector reads them under an exclusive one.
 
 use std::collections::HashSet;
 use std::fs::{self, File, OpenOptions};
@@ -26,6 +26,8 @@ use crate::store::{Inner, Store};
 pub(crate) enum Pin {
     Layer(LayerId),
     Blob(Digest),
+    /// A manifest or index, with all that it leads to.
+    Image(Digest),
 }
 
 impl std::fmt::Display for Pin {
@@ -33,6 +35,7 @@ impl std::fmt::Display for Pin {
         match self {
             Self::Layer(id) => write!(f, "l {id}"),
             Self::Blob(digest) => write!(f, "b {digest}"),
+            Self::Image(digest) => write!(f, "i {digest}"),
         }
     }
 }
@@ -42,6 +45,7 @@ impl Pin {
         match line.split_once(' ')? {
             ("l", id) => id.parse().ok().map(Self::Layer),
             ("b", digest) => digest.parse().ok().map(Self::Blob),
+            ("i", digest) => digest.parse().ok().map(Self::Image),
             _ => None,
         }
     }

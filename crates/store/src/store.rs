@@ -4,7 +4,7 @@ use std::fs;
 use std::io::Write;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::AtomicUsize;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
 use crate::db::Db;
@@ -37,8 +37,11 @@ impl Inner {
         Ok(session)
     }
 
-    /// The session, if there is one: look-ups pin only then.
-    pub(crate) fn current_session(&self) -> Option<Arc<Session>> {
+    /// The session, if somebody holds a lease: look-ups pin only then. What is made is pinned in any case.
+    pub(crate) fn leased_session(&self) -> Option<Arc<Session>> {
+        if self.leases.load(Ordering::SeqCst) == 0 {
+            return None;
+        }
         guard(&self.session).clone()
     }
 }

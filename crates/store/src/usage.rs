@@ -80,7 +80,7 @@ impl Store {
     pub fn usage(&self) -> Result<Usage> {
         let mut marks = Marks::default();
         let cached: HashSet<LayerId> = self.inner().db.snapshot(|db| {
-            marks.refresh(self, db)?;
+            marks.refresh(self, db, &HashSet::new())?;
             cached_layers(db)
         })?;
         let mut count = Counter::default();
@@ -88,7 +88,7 @@ impl Store {
         self.measure_layers(&marks, &cached, &mut count, &mut usage)?;
         self.measure_blobs(&marks, &mut count, &mut usage)?;
         for mount in self.cache_mounts().list()? {
-            let bytes = count.tree(&mount.path)?;
+            let bytes = count.tree(mount.path.parent().unwrap_or(&mount.path))?;
             usage.cache_mounts.count += 1;
             usage.cache_mounts.bytes += bytes;
             usage.cache_mounts.reclaimable += bytes;
@@ -124,7 +124,7 @@ impl Store {
     /// All cache records.
     pub fn cache_entries(&self) -> Result<Vec<CacheEntry>> {
         let mut marks = Marks::default();
-        self.inner().db.snapshot(|db| marks.refresh(self, db))?;
+        self.inner().db.snapshot(|db| marks.refresh(self, db, &HashSet::new()))?;
         cache_entries(self, &marks)
     }
 
@@ -141,7 +141,7 @@ impl Store {
         // A file that an image and the cache share counts for the image.
         ids.sort_by_key(|id| (!marks.layers.contains(id), *id));
         for id in ids {
-            let bytes = count.tree(&self.layers().path(&id))?;
+            let bytes = count.tree(&self.layers().dir(&id))?;
             if marks.layers.contains(&id) {
                 usage.images.bytes += bytes;
                 match cached.contains(&id) || marks.users.get(&id).is_some_and(|n| *n > 1) {
@@ -182,9 +182,9 @@ impl Counter {
         if linked && !self.linked.insert((dev, ino)) { 0 } else { bytes }
     }
 
-    /// The allocated bytes below `path`. One that went away meanwhile has none.
+    /// The allocated bytes of the directory `path` and what is below it. One that went away meanwhile has none.
     fn tree(&mut self, path: &Path) -> Result<u64> {
-        let mut bytes = 0;
+        let mut bytes = fs::symlink_metadata(path).map_or(0, |m| m.blocks() * 512);
         let visited = fsutil::visit(path, &mut |st, _| {
             let dir = rustix::fs::FileType::from_raw_mode(st.st_mode) == rustix::fs::FileType::Directory;
             bytes += self.file(st.st_dev, st.st_ino, !dir && st.st_nlink > 1, st.st_blocks as u64 * 512);
