@@ -8,7 +8,7 @@ use crate::suggest::hint;
 use crate::time;
 
 /// Result of this crate.
-pub type Result<T> = std::result::Result<T, Error>;
+pub type Result<T, E = Error> = std::result::Result<T, E>;
 
 /// Why a base could not be made.
 #[derive(Debug, thiserror::Error)]

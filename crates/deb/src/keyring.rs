@@ -82,7 +82,7 @@ impl Keyring {
     }
 
     /// Adds the keys of a file, binary or armored. A single key that can't be read (a new algorithm) is passed over.
-    fn add(&mut self, bytes: &[u8]) -> std::result::Result<(), String> {
+    fn add(&mut self, bytes: &[u8]) -> Result<(), String> {
         let before = self.certificates.len();
         let mut failure = None;
         let found: Vec<_> = match is_armored(bytes) {
@@ -133,7 +133,7 @@ impl Keyring {
     }
 
     /// The best of the good signatures, or what is wrong with each.
-    fn verify(&self, signatures: &[Signature], signed: &[u8], now: i64) -> std::result::Result<Good, String> {
+    fn verify(&self, signatures: &[Signature], signed: &[u8], now: i64) -> Result<Good, String> {
         if signatures.is_empty() {
             return Err("it has no signature".into());
         }
@@ -153,7 +153,7 @@ impl Keyring {
         good.ok_or_else(|| faults.join("; "))
     }
 
-    fn check(&self, signature: &Signature, signed: &[u8], now: i64) -> std::result::Result<Good, String> {
+    fn check(&self, signature: &Signature, signed: &[u8], now: i64) -> Result<Good, String> {
         let issuer = issuer_name(signature);
         match signature.typ() {
             Some(SignatureType::Binary | SignatureType::Text) => {}
@@ -197,7 +197,7 @@ impl Keyring {
         key: Candidate<'_>,
         signature: &Signature,
         (signed, created, now): (&[u8], i64, i64),
-    ) -> std::result::Result<Option<i64>, String> {
+    ) -> Result<Option<i64>, String> {
         let primary = &certificate.primary_key;
         let fingerprint = certificate.fingerprint().to_string().to_ascii_uppercase();
         let allowed = self.fingerprints.is_empty()
@@ -258,7 +258,7 @@ struct PrimaryState {
 }
 
 /// What the newest valid self-signature says of a primary key.
-fn primary_state(certificate: &SignedPublicKey) -> std::result::Result<PrimaryState, String> {
+fn primary_state(certificate: &SignedPublicKey) -> Result<PrimaryState, String> {
     let key: &PublicKey = &certificate.primary_key;
     if certificate.details.revocation_signatures.iter().any(|s| s.verify_key(key).is_ok()) {
         return Err("is revoked".into());
@@ -283,7 +283,7 @@ fn primary_state(certificate: &SignedPublicKey) -> std::result::Result<PrimarySt
 }
 
 /// When a signing subkey expires, by its newest valid binding.
-fn subkey_expiry(primary: &PublicKey, subkey: &SignedPublicSubKey) -> std::result::Result<Option<i64>, String> {
+fn subkey_expiry(primary: &PublicKey, subkey: &SignedPublicSubKey) -> Result<Option<i64>, String> {
     let valid = || subkey.signatures.iter().filter(|s| s.verify_subkey_binding(primary, &subkey.key).is_ok());
     if valid().any(|s| s.typ() == Some(SignatureType::SubkeyRevocation)) {
         return Err("is a revoked subkey".into());
@@ -310,7 +310,7 @@ fn key_expiry(created: u32, signature: &Signature) -> Option<i64> {
     Some(i64::from(created) + lifetime)
 }
 
-fn expired(at: Option<i64>, now: i64) -> std::result::Result<(), String> {
+fn expired(at: Option<i64>, now: i64) -> Result<(), String> {
     match at.filter(|at| *at <= now) {
         Some(at) => Err(format!("expired on {}", crate::time::day(at))),
         None => Ok(()),

@@ -1,15 +1,37 @@
 //! Base images from a distribution's signed packages.
 #![forbid(unsafe_code)]
+mod alternatives;
 mod aptconf;
+mod archive;
+mod build;
+mod context;
+mod deb;
 mod deb822;
+mod distroless;
+mod dpkgdb;
 mod error;
+mod fetch;
 mod files;
+mod index;
 mod keyring;
+mod lock;
+mod minbase;
 mod relation;
+mod release;
+mod repack;
+mod resolution;
+mod resolve;
 mod sources;
 mod spec;
 mod suggest;
+mod tidy;
 mod time;
+mod universe;
+mod unpack;
 mod version;
+pub use build::{BuildOptions, Built, Configure, Outcome, Step, build, fetch};
+pub use context::{Context, Event, Refresh, native_arch};
 pub use error::{Error, Result, Unsatisfiable};
+pub use resolution::{Distribution, Resolution, ResolvedPackage, SuiteInfo, resolve};
+pub use resolve::Reason;
 pub use spec::{PackageRequest, Spec, SpecError, Variant};

@@ -290,11 +290,10 @@ pub(crate) fn is_suite(name: &str) -> bool {
         })
 }
 
-/// Whether `name` can be a package (policy 5.6.7; two characters at least).
+/// Whether `name` can be a package. Policy wants two characters, dpkg is content with one.
 pub(crate) fn is_package_name(name: &str) -> bool {
-    name.len() >= 2
-        && name.len() <= 128
-        && name.as_bytes()[0].is_ascii_alphanumeric()
+    name.len() <= 128
+        && name.bytes().next().is_some_and(|c| c.is_ascii_alphanumeric())
         && name.bytes().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || b"+-.".contains(&c))
 }
 

@@ -23,7 +23,7 @@ fn score(name: &str, candidate: &str, limit: usize) -> Option<usize> {
         return Some(distance);
     }
     let affix = name.len() >= 3 && (candidate.starts_with(name) || candidate.ends_with(name));
-    affix.then_some(limit + candidate.len() - name.len())
+    affix.then(|| limit + candidate.len() - name.len())
 }
 
 /// Optimal string alignment distance (one swap of neighbours is one edit), None above `limit`.

@@ -1,0 +1,167 @@
+//! From a [`Resolution`] to a root file system: packages fetched, unpacked and made into a base of their variant.
+
+use std::path::Path;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Mutex, PoisonError};
+
+use kiln_oci::{History, ImageConfig, Timestamp};
+use kiln_rootfs::{Ownership, Root};
+
+use crate::context::{Context, Event, redact};
+use crate::error::{Error, Result};
+use crate::fetch::{Expected, Fetcher};
+use crate::resolution::{ResolvedPackage, Resolution};
+use crate::spec::Variant;
+use crate::{distroless, minbase, tidy, unpack};
+
+/// How to build.
+#[derive(Clone, Copy, Default)]
+pub struct BuildOptions<'a> {
+    /// How owners are stored in the new tree.
+    pub ownership: Ownership,
+    /// Runs programs of the new root in a sandbox; `variant=minbase` needs it.
+    pub configure: Option<&'a dyn Configure>,
+}
+
+/// Runs programs inside a root.
+pub trait Configure {
+    /// Runs one program with `root` as its `/`, as root, with `/proc` and `/dev` there and no network needed. An error is
+    /// for when it could not be run at all.
+    fn run(&self, root: &Path, step: &Step<'_>) -> std::result::Result<Outcome, String>;
+}
+
+/// One program to run.
+#[derive(Debug, Clone)]
+pub struct Step<'a> {
+    /// A few words for display.
+    pub name: &'a str,
+    /// The program (an absolute path) and its arguments.
+    pub argv: Vec<String>,
+    /// The whole environment.
+    pub env: Vec<(String, String)>,
+}
+
+/// How it ended.
+#[derive(Debug, Clone)]
+pub struct Outcome {
+    /// Exit code 0.
+    pub success: bool,
+    /// `exit code 1`, `signal 9`, …
+    pub status: String,
+    /// The end of what it printed, standard error included.
+    pub output: String,
+}
+
+/// A base that was built.
+#[derive(Debug, Clone)]
+pub struct Built {
+    /// The config of an image with this base as its only layer; without the layer's digest.
+    pub config: ImageConfig,
+}
+
+/// Downloads all packages of a resolution that are not in the cache.
+pub fn fetch(resolution: &Resolution, context: &Context<'_>) -> Result<()> {
+    context.dir("debs")?;
+    let missing: Vec<&ResolvedPackage> =
+        resolution.packages.iter().filter(|p| !context.deb_path(&p.sha256).exists()).collect();
+    if missing.is_empty() {
+        return Ok(());
+    }
+    let bytes = missing.iter().map(|p| p.size).sum();
+    context.send(Event::Downloads { packages: missing.len(), bytes });
+    let fetcher = Fetcher::new(context);
+    let next = AtomicUsize::new(0);
+    let failure: Mutex<Option<Error>> = Mutex::new(None);
+    std::thread::scope(|scope| {
+        for _ in 0..context.downloads.clamp(1, missing.len()) {
+            scope.spawn(|| {
+                while let Some(package) = missing.get(next.fetch_add(1, Ordering::Relaxed)) {
+                    match fetch_one(resolution, context, &fetcher, package) {
+                        Ok(()) => context.send(Event::Fetched { package: &package.name }),
+                        Err(error) => {
+                            next.store(usize::MAX / 2, Ordering::Relaxed);
+                            failure.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(error);
+                        }
+                    }
+                }
+            });
+        }
+    });
+    failure.into_inner().unwrap_or_else(PoisonError::into_inner).map_or(Ok(()), Err)
+}
+
+fn fetch_one(resolution: &Resolution, context: &Context<'_>, fetcher: &Fetcher<'_>, package: &ResolvedPackage) -> Result<()> {
+    let repository = resolution.repositories.get(package.suite).ok_or_else(|| Error::NoSources {
+        suite: package.name.clone(),
+        why: "its suite is unknown".into(),
+    })?;
+    let url = format!("{}/{}", repository.uri, package.path.trim_start_matches("./"));
+    let expected = Expected { sha256: &package.sha256, size: package.size };
+    fetcher.download(&url, expected, &context.deb_path(&package.sha256))
+}
+
+/// Builds a base into the directory `dest`, which must exist and be empty. After an error it holds debris.
+pub fn build(resolution: &Resolution, dest: &Path, context: &Context<'_>, options: &BuildOptions<'_>) -> Result<Built> {
+    if resolution.variant == Variant::Minbase && options.configure.is_none() {
+        return Err(Error::NoRunner);
+    }
+    let root = Root::open(dest)?.with_ownership(options.ownership);
+    prepare_packages(resolution, context)?;
+    let mut certificates = false;
+    match (resolution.variant, options.configure) {
+        (Variant::Minbase, Some(configure)) => {
+            let unpacked = unpack::unpack(resolution, context, &root, &|_, _| true)?;
+            minbase::finish(&root, dest, resolution, context, (&unpacked, configure))?;
+        }
+        _ => {
+            let docs = resolution.spec.docs;
+            let unpacked = unpack::unpack(resolution, context, &root, &|_, path| distroless::keep(path, docs))?;
+            distroless::finish(&root, resolution, &unpacked)?;
+            certificates = distroless::has_certificates(&root)?;
+        }
+    }
+    tidy::clamp_times(&root, resolution.date)?;
+    context.check()?;
+    Ok(Built { config: config(resolution, certificates) })
+}
+
+/// Downloads, and replaces packages in the cache that were damaged on disk.
+fn prepare_packages(resolution: &Resolution, context: &Context<'_>) -> Result<()> {
+    fetch(resolution, context)?;
+    let mut damaged = false;
+    for package in &resolution.packages {
+        let path = context.deb_path(&package.sha256);
+        let length = std::fs::metadata(&path).map_err(Error::io(&path))?.len();
+        if length != package.size {
+            std::fs::remove_file(&path).map_err(Error::io(&path))?;
+            damaged = true;
+        }
+    }
+    if damaged { fetch(resolution, context) } else { Ok(()) }
+}
+
+fn config(resolution: &Resolution, certificates: bool) -> ImageConfig {
+    let platform = resolution.spec.platform().unwrap_or_else(|| kiln_oci::Platform::new("linux", &resolution.arch, None));
+    let mut config = ImageConfig::empty(&platform);
+    let created: Option<Timestamp> = Timestamp::from_seconds(resolution.date).ok();
+    config.created = created;
+    config.config.env.push("PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin".into());
+    if certificates {
+        // For programs that look for certificates somewhere else than Debian's OpenSSL.
+        config.config.env.push("SSL_CERT_FILE=/etc/ssl/certs/ca-certificates.crt".into());
+    }
+    config.config.working_dir = "/".into();
+    if resolution.variant == Variant::Minbase && resolution.package("bash").is_some() {
+        config.config.cmd = Some(vec!["bash".into()]);
+    }
+    let distribution = &resolution.distribution;
+    let labels = [("name", distribution.origin.to_lowercase()), ("version", distribution.version.clone())];
+    for (name, value) in labels.into_iter().filter(|(_, value)| !value.is_empty()) {
+        let key = if name == "name" { "org.opencontainers.image.ref.name" } else { "org.opencontainers.image.version" };
+        config.config.labels.insert(key.into(), value);
+    }
+    let mut public = resolution.spec.clone();
+    (public.mirror, public.keyring, public.lock) = (None, None, None);
+    config.history.push(History { created, created_by: Some(redact(&public.to_string())), ..History::default() });
+    config
+}
