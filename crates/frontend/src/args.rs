@@ -1,0 +1,110 @@
+//! Arguments that hold before the first `FROM`: the platform args, and the global `ARG`s.
+
+use std::collections::BTreeMap;
+
+use kiln_dockerfile::{ArgDecl, Dockerfile, ExpandError, ExpandMode, Span, expand_word};
+use kiln_graph::ProxyEnv;
+use kiln_oci::Platform;
+
+use crate::env::Env;
+use crate::request::{LowerError, LowerRequest};
+
+/// Args that steer the builder and never become variables of a step.
+pub const NOT_IN_ENV: [&str; 2] = ["BUILDKIT_SBOM_SCAN_CONTEXT", "BUILDKIT_SBOM_SCAN_STAGE"];
+
+const PROXIES: [&str; 5] = ["HTTP_PROXY", "HTTPS_PROXY", "FTP_PROXY", "NO_PROXY", "ALL_PROXY"];
+
+/// A global `ARG`.
+#[derive(Debug, Clone)]
+pub struct GlobalArg {
+    /// Its description.
+    pub doc: Option<String>,
+    /// The instruction.
+    pub span: Span,
+    /// Its value, if it has one.
+    pub value: Option<String>,
+    /// Other args that the value was made from.
+    pub uses: Vec<String>,
+}
+
+/// All of them for one target platform.
+#[derive(Debug, Clone, Default)]
+pub struct Globals {
+    /// What `FROM` can use, and `ARG NAME` in a stage inherits.
+    pub env: Env,
+    /// What the Dockerfile declares.
+    pub declared: BTreeMap<String, GlobalArg>,
+}
+
+impl Globals {
+    /// Evaluates them for a target platform.
+    pub fn new(request: &LowerRequest, target: &Platform) -> Result<Self, LowerError> {
+        let mut globals = Self::default();
+        platform_args(&mut globals.env, "BUILD", &request.build_platform);
+        platform_args(&mut globals.env, "TARGET", target);
+        globals.env.set("TARGETSTAGE", request.target.as_deref().filter(|t| !t.is_empty()).unwrap_or("default"));
+        let names: Vec<String> = globals.env.iter().map(|(k, _)| k.to_owned()).collect();
+        for name in names {
+            if let Some(value) = request.build_args.get(&name) {
+                globals.env.set(&name, value);
+            }
+        }
+        for (arg, instruction) in request.dockerfile.global_arg_decls() {
+            globals.declare(request, arg, instruction.span)?;
+        }
+        Ok(globals)
+    }
+
+    fn declare(&mut self, request: &LowerRequest, arg: &ArgDecl, span: Span) -> Result<(), LowerError> {
+        let mut declared = GlobalArg { doc: arg.doc.clone(), span, value: None, uses: Vec::new() };
+        if let Some(value) = request.build_args.get(&arg.name.value) {
+            declared.value = Some(value.clone());
+        } else if let Some(default) = &arg.default {
+            let (value, uses) = self.expand(request.dockerfile, &default.value).map_err(|e| at(default.span, &e))?;
+            declared.value = Some(value);
+            declared.uses = uses;
+        }
+        if let Some(value) = &declared.value {
+            self.env.set(&arg.name.value, value);
+        }
+        self.declared.insert(arg.name.value.clone(), declared);
+        Ok(())
+    }
+
+    /// Expands a word of a `FROM` or of a global `ARG`, and says which args it used.
+    pub fn expand(&self, dockerfile: &Dockerfile, word: &str) -> Result<(String, Vec<String>), ExpandError> {
+        let lookup = |name: &str| self.env.get(name).map(str::to_owned);
+        let expanded = expand_word(word, dockerfile.escape, &lookup, ExpandMode::WORD)?;
+        Ok((expanded.value, expanded.used))
+    }
+}
+
+pub(crate) fn at(span: Span, error: &ExpandError) -> LowerError {
+    LowerError::at(span, error.to_string())
+}
+
+fn platform_args(env: &mut Env, prefix: &str, platform: &Platform) {
+    env.set(&format!("{prefix}PLATFORM"), &platform.to_string());
+    env.set(&format!("{prefix}OS"), &platform.os);
+    env.set(&format!("{prefix}OSVERSION"), platform.os_version.as_deref().unwrap_or(""));
+    env.set(&format!("{prefix}ARCH"), &platform.architecture);
+    env.set(&format!("{prefix}VARIANT"), platform.variant.as_deref().unwrap_or(""));
+}
+
+/// The proxy settings of the steps: the client's, and build args of these names in any case, which win. Programs look
+/// for either case, so both are set.
+pub fn proxy(request: &LowerRequest) -> ProxyEnv {
+    let mut proxy = BTreeMap::new();
+    for (name, value) in request.proxy.iter().chain(&request.build_args) {
+        if PROXIES.iter().any(|p| p.eq_ignore_ascii_case(name)) {
+            proxy.insert(name.to_ascii_uppercase(), value.clone());
+            proxy.insert(name.to_ascii_lowercase(), value.clone());
+        }
+    }
+    ProxyEnv(proxy)
+}
+
+/// A build arg that switches something on.
+pub fn is_on(request: &LowerRequest, name: &str) -> bool {
+    request.build_args.get(name).is_some_and(|v| kiln_dockerfile::parse_bool(v).unwrap_or(!v.is_empty()))
+}
