@@ -213,8 +213,7 @@ impl<'a> Collector<'a> {
 
     /// Everything that goes without a question. Returns the bytes freed.
     fn unreferenced(&mut self) -> Result<u64> {
-        let debris = session::find_debris(self.store.root())?;
-        session::sweep(self.store.inner(), debris);
+        self.store.sweep()?;
         self.small_records()?;
         let mut bytes = self.layers()?;
         bytes += self.orphan_layers()?;

@@ -6,6 +6,7 @@ use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
+use std::thread::JoinHandle;
 
 use crate::db::Db;
 use crate::error::{Context, Result};
@@ -23,6 +24,7 @@ pub(crate) struct Inner {
     pub(crate) db: Db,
     pub(crate) session: Mutex<Option<Arc<Session>>>,
     pub(crate) leases: AtomicUsize,
+    sweeper: Mutex<Option<JoinHandle<()>>>,
 }
 
 impl Inner {
@@ -57,13 +59,14 @@ impl Store {
             Some(db) => db,
             None => create(&root)?,
         };
-        let store = Self(Arc::new(Inner { root, db, session: Mutex::new(None), leases: AtomicUsize::new(0) }));
+        let (session, leases, sweeper) = (Mutex::new(None), AtomicUsize::new(0), Mutex::new(None));
+        let store = Self(Arc::new(Inner { root, db, session, leases, sweeper }));
         let debris = session::find_debris(&store.0.root)?;
         if !debris.is_empty() {
             let inner = store.0.clone();
             let sweeper = std::thread::Builder::new().name("kiln-sweep".into());
             // Without a thread the debris waits for the next process.
-            _ = sweeper.spawn(move || session::sweep(&inner, debris));
+            *guard(&store.0.sweeper) = sweeper.spawn(move || session::sweep(&inner, debris)).ok();
         }
         Ok(store)
     }
@@ -164,6 +167,9 @@ impl Store {
 
     /// Removes the debris of dead processes now, and waits until that is done. [`Store::open`] does the same in the background.
     pub fn sweep(&self) -> Result<()> {
+        if let Some(running) = guard(&self.0.sweeper).take() {
+            _ = running.join();
+        }
         session::sweep(&self.0, session::find_debris(&self.0.root)?);
         Ok(())
     }
