@@ -2,7 +2,7 @@
 
 #![allow(clippy::unwrap_used)]
 
-use kiln_dockerfile::{IgnoreFile, IgnoreMatcher};
+use kiln_dockerfile::{IgnoreFile, IgnoreMatcher, PatternSet};
 use proptest::prelude::*;
 
 fn ignored(patterns: &[&str], path: &str) -> bool {
@@ -124,13 +124,18 @@ fn file_format() {
             ".dockerignore:8:1: error: syntax error in pattern \"[\"",
         ]
     );
-    let matcher = IgnoreMatcher::new(&file);
+    assert_eq!(IgnoreMatcher::new(&file).unwrap_err().to_string(), "line 6: illegal exclusion pattern: \"!\"");
+    let matcher = IgnoreMatcher::new(&IgnoreFile::parse(&text[..54])).unwrap();
     let verdict = matcher.matches("a.log", false);
     assert_eq!((verdict.ignored, verdict.rule.unwrap().line), (true, 3));
     let verdict = matcher.matches("keep.log", false);
     assert_eq!((verdict.ignored, verdict.rule.unwrap().line), (false, 5));
     assert_eq!(matcher.matches("main.c", false).rule, None);
-    assert!(matcher.matches("#x", false).ignored);
+    assert!(ignored(&["\\#x"], "#x"));
+    let set = PatternSet::new(&["a/*", "!a/b"]).unwrap();
+    assert!(
+        set.matches("a/c", false) && !set.matches("a/b", true) && set.can_skip_dir("a/c") && !set.can_skip_dir("a")
+    );
     assert!(matcher.matches(b"\xff.log", false).ignored);
     assert!(IgnoreMatcher::from_patterns(&["!"]).is_err() && IgnoreMatcher::from_patterns(&["[Local-Only]/"]).is_err());
 }
@@ -235,9 +240,10 @@ proptest! {
 
     #[test]
     fn never_panics(file in proptest::collection::vec(any::<u8>(), 0..200), path in proptest::collection::vec(any::<u8>(), 0..40)) {
-        let matcher = IgnoreMatcher::new(&IgnoreFile::parse(&file));
-        let _ = matcher.matches(&path, false);
-        let _ = matcher.can_skip_dir(&path);
+        if let Ok(matcher) = IgnoreMatcher::new(&IgnoreFile::parse(&file)) {
+            let _ = matcher.matches(&path, false);
+            let _ = matcher.can_skip_dir(&path);
+        }
         let _ = kiln_dockerfile::path_match(&file, &path);
     }
 }

@@ -97,6 +97,16 @@ fn relative(cleaned: Vec<u8>) -> Vec<u8> {
     }
 }
 
+/// An ignore file with a line that cannot be used; Docker refuses to build with one.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("line {line}: {message}")]
+pub struct IgnoreError {
+    /// The line, from 1.
+    pub line: usize,
+    /// What is wrong with it.
+    pub message: String,
+}
+
 /// Decides which paths are ignored. Cheap to use from several threads.
 #[derive(Debug, Default)]
 pub struct IgnoreMatcher {
@@ -120,8 +130,17 @@ pub struct Verdict<'a> {
 }
 
 impl IgnoreMatcher {
-    /// Compiles the usable patterns of a file.
-    pub fn new(file: &IgnoreFile) -> IgnoreMatcher {
+    /// Compiles the patterns of a file; fails with its first bad line.
+    pub fn new(file: &IgnoreFile) -> Result<IgnoreMatcher, IgnoreError> {
+        match file.diagnostics.first() {
+            Some(first) => {
+                Err(IgnoreError { line: file.source.line_of(first.span.start), message: first.message.clone() })
+            }
+            None => Ok(IgnoreMatcher::of(file)),
+        }
+    }
+
+    fn of(file: &IgnoreFile) -> IgnoreMatcher {
         let compile = |p: &IgnorePattern| Some(Rule { source: p.clone(), compiled: Pattern::new(&p.pattern).ok()? });
         let rules: Vec<Rule> = file.patterns.iter().filter_map(compile).collect();
         IgnoreMatcher { negations: rules.iter().any(|r| r.source.negated), rules }
@@ -137,7 +156,7 @@ impl IgnoreMatcher {
                 return Err(BadPattern::new(pattern));
             }
         }
-        Ok(IgnoreMatcher::new(&file))
+        Ok(IgnoreMatcher::of(&file))
     }
 
     /// No pattern at all: nothing is ignored.
@@ -185,5 +204,28 @@ impl IgnoreMatcher {
         let cuts = Cuts::new(path);
         let later = &self.rules[index + 1..];
         !later.iter().any(|r| r.source.negated && r.compiled.could_match_below(&cuts))
+    }
+}
+
+/// The patterns of `--exclude` and the like: the same rules, a plain answer.
+#[derive(Debug, Default)]
+pub struct PatternSet {
+    matcher: IgnoreMatcher,
+}
+
+impl PatternSet {
+    /// Compiles patterns.
+    pub fn new<P: AsRef<[u8]>>(patterns: &[P]) -> Result<PatternSet, BadPattern> {
+        Ok(PatternSet { matcher: IgnoreMatcher::from_patterns(patterns)? })
+    }
+
+    /// Whether the path, or a directory it is in, matches (and no later `!` pattern takes that back).
+    pub fn matches(&self, path: impl AsRef<[u8]>, is_dir: bool) -> bool {
+        self.matcher.matches(path, is_dir).ignored
+    }
+
+    /// Whether a directory matches together with everything below it.
+    pub fn can_skip_dir(&self, path: impl AsRef<[u8]>) -> bool {
+        self.matcher.can_skip_dir(path)
     }
 }

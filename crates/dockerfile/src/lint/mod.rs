@@ -58,11 +58,15 @@ pub struct LintContext<'a> {
 pub struct LintReport {
     /// Findings in the order of the file: warnings, or an error when the options are malformed.
     pub diagnostics: Vec<Diagnostic>,
-    /// `error=true` is in force and something was found: the build has to fail with [`LintReport::violation`].
-    pub failed: bool,
+    failed: bool,
 }
 
 impl LintReport {
+    /// Whether `error=true` is in force and something was found: the build has to fail with [`LintReport::violation`].
+    pub fn fails_build(&self) -> bool {
+        self.failed
+    }
+
     /// The message of the failure that `error=true` asks for.
     pub fn violation(&self) -> Option<String> {
         let mut rules: Vec<&str> = self.diagnostics.iter().filter_map(|d| d.rule).map(Rule::name).collect();

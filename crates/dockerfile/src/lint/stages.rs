@@ -85,15 +85,13 @@ fn undeclared(
     out: &mut Findings,
 ) {
     for name in expanded.undefined.iter().filter(|n| !globals.declared.contains(*n)) {
-        let mut message = format!("FROM argument '{name}' is not declared");
-        if let Some(best) = nearest(name, globals.declared.iter().map(String::as_str)) {
-            message.push_str(&format!(" (did you mean {best}?)"));
-        }
         let span = variable_span(&dockerfile.source, word.span, name);
-        out.push(
-            Diagnostic::lint(Rule::UndefinedArgInFrom, span, message)
+        let message = format!("FROM argument '{name}' is not declared");
+        out.push(match nearest(name, globals.declared.iter().map(String::as_str)) {
+            Some(best) => Diagnostic::lint(Rule::UndefinedArgInFrom, span, format!("{message} (did you mean {best}?)")),
+            None => Diagnostic::lint(Rule::UndefinedArgInFrom, span, message)
                 .with_help("declare it with ARG before the first FROM"),
-        );
+        });
     }
 }
 

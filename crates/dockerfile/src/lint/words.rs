@@ -23,8 +23,10 @@ fn plain(word: &Spanned<String>) -> Word<'_> {
 
 /// Here-documents that expand, placed at their content.
 fn documents<'a>(files: &'a [InlineFile], instruction: &'a Instruction) -> impl Iterator<Item = Word<'a>> {
-    files.iter().filter(|f| f.expand).map(|file| {
-        let document = instruction.heredocs.iter().find(|d| d.span == file.span);
+    // Both lists have the order of the line.
+    let mut documents = instruction.heredocs.iter();
+    files.iter().filter(|f| f.expand).map(move |file| {
+        let document = documents.find(|d| d.span == file.span);
         Word { text: &file.content, span: document.map_or(file.span, |d| d.content_span), how: How::Heredoc }
     })
 }

@@ -124,17 +124,9 @@ fn json_syntax(source: &Source) -> Option<Spanned<String>> {
     Some(Spanned::new(value, Span::new(0, source.bytes().len().min(1))))
 }
 
-/// Whether a `# syntax=` names the standard Dockerfile frontend.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum SyntaxFamily {
-    /// `docker/dockerfile` or `docker/dockerfile-upstream`, any tag or digest: the language this crate implements.
-    Dockerfile,
-    /// Some other frontend image.
-    Other,
-}
-
-/// Classifies the image a `# syntax=` names.
-pub fn syntax_family(reference: &str) -> SyntaxFamily {
+/// Whether a `# syntax=` names the standard Dockerfile frontend, whose language this crate implements: `docker/dockerfile` or
+/// `docker/dockerfile-upstream` on Docker Hub, with any tag or digest.
+pub fn is_docker_syntax(reference: &str) -> bool {
     let name = reference.split('@').next().unwrap_or(reference);
     // A colon after the last slash starts a tag; one before it is a registry's port.
     let name = match (name.rfind(':'), name.rfind('/')) {
@@ -142,14 +134,9 @@ pub fn syntax_family(reference: &str) -> SyntaxFamily {
         (Some(colon), None) => &name[..colon],
         _ => name,
     };
-    let path = ["docker.io/", "index.docker.io/", "registry-1.docker.io/"]
-        .iter()
-        .find_map(|host| name.strip_prefix(host))
-        .unwrap_or(name);
-    match path {
-        "docker/dockerfile" | "docker/dockerfile-upstream" => SyntaxFamily::Dockerfile,
-        _ => SyntaxFamily::Other,
-    }
+    let hosts = ["docker.io/", "index.docker.io/", "registry-1.docker.io/"];
+    let path = hosts.iter().find_map(|host| name.strip_prefix(host)).unwrap_or(name);
+    matches!(path, "docker/dockerfile" | "docker/dockerfile-upstream")
 }
 
 #[cfg(test)]
@@ -213,12 +200,12 @@ mod tests {
             "docker/dockerfile@sha256:abc",
             "index.docker.io/docker/dockerfile:1@sha256:abc",
         ] {
-            assert_eq!(syntax_family(ours), SyntaxFamily::Dockerfile, "{ours}");
+            assert!(is_docker_syntax(ours), "{ours}");
         }
         for other in
             ["dockerfile:1", "ghcr.io/docker/dockerfile:1", "tonistiigi/x", "localhost:5000/docker/dockerfile", ""]
         {
-            assert_eq!(syntax_family(other), SyntaxFamily::Other, "{other}");
+            assert!(!is_docker_syntax(other), "{other}");
         }
     }
 }

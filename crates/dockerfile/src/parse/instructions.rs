@@ -158,7 +158,6 @@ fn parse_from(stage: &mut Stage, flags: &Flags, arguments: View<'_>, context: &m
     if let Some(first) = words.first() {
         stage.base = spanned_word(arguments, first);
     }
-    let usage = "expected FROM [--platform=<platform>] <image> [AS <name>]";
     match words.as_slice() {
         [_] => {}
         [_, as_word, name] if as_word.text.eq_ignore_ascii_case("as") => {
@@ -180,8 +179,14 @@ fn parse_from(stage: &mut Stage, flags: &Flags, arguments: View<'_>, context: &m
         }
         _ => {
             let place = if arguments.is_empty() { stage.keyword.span } else { arguments.span() };
+            let help = match words.as_slice() {
+                [base, name] if !name.text.eq_ignore_ascii_case("as") => {
+                    format!("to name the stage write FROM {} AS {}", base.text, name.text)
+                }
+                _ => "expected FROM [--platform=<platform>] <image> [AS <name>]".to_owned(),
+            };
             let error = Diagnostic::error(place, "FROM requires either one or three arguments");
-            context.sink.push(error.with_help(usage));
+            context.sink.push(error.with_help(help));
         }
     }
 }

@@ -12,7 +12,7 @@ mod json;
 mod lines;
 mod run;
 
-pub use directives::{SyntaxFamily, syntax_family};
+pub use directives::is_docker_syntax;
 
 pub(crate) use directives::split_directive;
 
