@@ -40,14 +40,8 @@ impl Globals {
     /// Evaluates them for a target platform.
     pub fn new(request: &LowerRequest, target: &Platform) -> Result<Self, LowerError> {
         let mut globals = Self::default();
-        platform_args(&mut globals.env, "BUILD", &request.build_platform);
-        platform_args(&mut globals.env, "TARGET", target);
-        globals.env.set("TARGETSTAGE", request.target.as_deref().filter(|t| !t.is_empty()).unwrap_or("default"));
-        let names: Vec<String> = globals.env.iter().map(|(k, _)| k.to_owned()).collect();
-        for name in names {
-            if let Some(value) = request.build_args.get(&name) {
-                globals.env.set(&name, value);
-            }
+        for (name, value) in platform_args(request, target) {
+            globals.env.set(&name, &value);
         }
         for (arg, instruction) in request.dockerfile.global_arg_decls() {
             globals.declare(request, arg, instruction.span)?;
@@ -83,12 +77,26 @@ pub(crate) fn at(span: Span, error: &ExpandError) -> LowerError {
     LowerError::at(span, error.to_string())
 }
 
-fn platform_args(env: &mut Env, prefix: &str, platform: &Platform) {
-    env.set(&format!("{prefix}PLATFORM"), &platform.to_string());
-    env.set(&format!("{prefix}OS"), &platform.os);
-    env.set(&format!("{prefix}OSVERSION"), platform.os_version.as_deref().unwrap_or(""));
-    env.set(&format!("{prefix}ARCH"), &platform.architecture);
-    env.set(&format!("{prefix}VARIANT"), platform.variant.as_deref().unwrap_or(""));
+/// The args that every Dockerfile has for a target platform: `BUILDPLATFORM`, `TARGETARCH`, …. Build args replace them.
+pub fn platform_args(request: &LowerRequest, target: &Platform) -> BTreeMap<String, String> {
+    let mut args = BTreeMap::new();
+    for (prefix, platform) in [("BUILD", &request.build_platform), ("TARGET", target)] {
+        let version = platform.os_version.clone().unwrap_or_default();
+        let variant = platform.variant.clone().unwrap_or_default();
+        args.insert(format!("{prefix}PLATFORM"), platform.to_string());
+        args.insert(format!("{prefix}OS"), platform.os.clone());
+        args.insert(format!("{prefix}OSVERSION"), version);
+        args.insert(format!("{prefix}ARCH"), platform.architecture.clone());
+        args.insert(format!("{prefix}VARIANT"), variant);
+    }
+    let stage = request.target.as_deref().filter(|t| !t.is_empty()).unwrap_or("default");
+    args.insert("TARGETSTAGE".to_owned(), stage.to_owned());
+    for (name, value) in &mut args {
+        if let Some(given) = request.build_args.get(name) {
+            value.clone_from(given);
+        }
+    }
+    args
 }
 
 /// The proxy settings of the steps: the client's, and build args of these names in any case, which win. Programs look

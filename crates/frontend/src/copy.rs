@@ -358,7 +358,7 @@ pub(crate) fn owner(text: &str, root: ActionInput) -> Owner {
         Err(_) => Some(UserRef::Name { name: text.to_owned(), input: root }),
     };
     let user = who(user);
-    let group = who(group).or_else(|| match &user {
+    let group = who(group).or(match &user {
         Some(UserRef::Id(id)) => Some(UserRef::Id(*id)),
         _ => None,
     });

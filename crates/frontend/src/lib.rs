@@ -29,6 +29,7 @@ mod resolve;
 mod run;
 mod stage;
 
+pub use args::platform_args;
 pub use context::{ContextError, context_source};
 pub use git_url::{GitRef, GitRefError, is_git_url};
 pub use lower::lower;

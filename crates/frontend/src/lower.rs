@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use kiln_dockerfile::{Diagnostic, InstructionKind, Rule, Span};
+use kiln_dockerfile::{CheckOptions, Diagnostic, InstructionKind, Rule, Span};
 use kiln_graph::{Edge, Graph, LocalSource, Op, ProxyEnv, SourceOp, VertexMeta};
 use kiln_oci::{History, ImageConfig, Platform};
 
@@ -39,11 +39,11 @@ pub(crate) fn lower_capturing(
         epoch = lowering.epoch;
         capture.get_or_insert(lowering.capture);
     }
-    let Shared { graph, mut warnings, .. } = shared;
+    let Shared { graph, mut warnings, base_configs, .. } = shared;
     // Two platforms notice the same.
     warnings.sort_by_key(|w| w.span.start);
     warnings.dedup();
-    Ok((Lowered { graph, images, warnings, source_date_epoch: epoch }, capture.unwrap_or_default()))
+    Ok((Lowered { graph, images, warnings, base_configs, source_date_epoch: epoch }, capture.unwrap_or_default()))
 }
 
 /// What the platforms of a request have in common.
@@ -52,6 +52,7 @@ struct Shared {
     graph: Graph,
     warnings: Vec<Diagnostic>,
     answers: Answers,
+    base_configs: BTreeMap<String, ImageConfig>,
 }
 
 /// Lowering for one platform.
@@ -68,6 +69,7 @@ pub(crate) struct Lowering<'a, 'r> {
     pub graph: &'r mut Graph,
     warnings: &'r mut Vec<Diagnostic>,
     answers: &'r mut Answers,
+    base_configs: &'r mut BTreeMap<String, ImageConfig>,
     pub proxy: ProxyEnv,
     pub epoch: Option<i64>,
     pub file: Arc<str>,
@@ -101,6 +103,7 @@ impl<'a, 'r> Lowering<'a, 'r> {
             graph: &mut shared.graph,
             warnings: &mut shared.warnings,
             answers: &mut shared.answers,
+            base_configs: &mut shared.base_configs,
             proxy: proxy(request),
             epoch,
             file: request.dockerfile.source.name().into(),
@@ -258,6 +261,7 @@ impl<'a, 'r> Lowering<'a, 'r> {
             return Ok(state);
         };
         self.check_platform(index, &resolved.config, &platform);
+        self.base_configs.entry(base_name.clone()).or_insert_with(|| resolved.config.clone());
         let root = match has_layers(&resolved.config) {
             true => Some(self.source(resolved.source.clone(), Some(platform.clone()), name, Some(span))?),
             false => None,
@@ -330,7 +334,8 @@ impl<'a, 'r> Lowering<'a, 'r> {
 
     fn check_platform(&mut self, index: usize, config: &ImageConfig, wanted: &Platform) {
         let is = config.platform();
-        if is.os == wanted.os && is.architecture == wanted.architecture {
+        let same = is.os == wanted.os && is.architecture == wanted.architecture;
+        if same || !check_allowed(self.request, Rule::InvalidBaseImagePlatform) {
             return;
         }
         let node = &self.plan.nodes[index];
@@ -376,6 +381,14 @@ impl<'a, 'r> Lowering<'a, 'r> {
         }
         chain.into_iter().rev().flatten().collect()
     }
+}
+
+/// Whether `# check=` (or the build arg that replaces it) lets a rule run.
+fn check_allowed(request: &LowerRequest, rule: Rule) -> bool {
+    let directive = request.dockerfile.directives.check.as_ref().map(|c| c.value.as_str());
+    let options = request.build_args.get("BUILDKIT_DOCKERFILE_CHECK").map(String::as_str).or(directive);
+    // What is wrong with the options is told by the build checks.
+    options.and_then(|o| CheckOptions::parse(o).ok()).is_none_or(|o| o.allows(rule))
 }
 
 fn has_layers(config: &ImageConfig) -> bool {

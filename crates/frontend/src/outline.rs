@@ -1,5 +1,6 @@
 //! `--call=targets` and `--call=outline`.
 
+use std::collections::hash_map::Entry;
 use std::collections::{BTreeMap, HashMap};
 
 use kiln_dockerfile::{ArgDecl, Dockerfile, Span};
@@ -107,19 +108,18 @@ impl Capture {
     }
 
     /// Global args that a `FROM` uses, and those that their values are made from.
-    pub fn from_uses(&mut self, names: &[String]) {
+    pub fn use_globals(&mut self, names: &[String]) {
         let mut todo: Vec<String> = names.to_vec();
         while let Some(name) = todo.pop() {
             let Some(global) = self.globals.get(&name) else { continue };
-            if !self.args.contains_key(&name) {
+            if let Entry::Vacant(entry) = self.args.entry(name.clone()) {
                 todo.extend(global.uses.iter().cloned());
-                let arg = OutlineArg {
-                    name: name.clone(),
+                entry.insert(OutlineArg {
+                    name,
                     description: global.doc.clone(),
                     value: global.value.clone(),
                     span: global.span,
-                };
-                self.args.insert(name, arg);
+                });
             }
         }
     }
@@ -128,7 +128,7 @@ impl Capture {
     pub fn declared(&mut self, arg: &ArgDecl, step: &Step, value: Option<&str>) {
         let name = &arg.name.value;
         if arg.default.is_none() && self.globals.contains_key(name) {
-            return self.from_uses(std::slice::from_ref(name));
+            return self.use_globals(std::slice::from_ref(name));
         }
         self.args.entry(name.clone()).or_insert_with(|| OutlineArg {
             name: name.clone(),

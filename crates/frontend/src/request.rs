@@ -108,8 +108,12 @@ pub struct Lowered {
     pub graph: Graph,
     /// One image for each platform of the request, in its order.
     pub images: Vec<Image>,
-    /// What was noticed. Build checks that need no image are `kiln_dockerfile::lint`'s.
+    /// What was noticed that needs the base images, as far as `# check=` allows. All other build checks are
+    /// `kiln_dockerfile::lint`'s.
     pub warnings: Vec<Diagnostic>,
+    /// Configs of the base images that were resolved, by their names in the Dockerfile with variables expanded: the build
+    /// checks want to know which variables they define.
+    pub base_configs: BTreeMap<String, ImageConfig>,
     /// The clamp for timestamps that is in force.
     pub source_date_epoch: Option<i64>,
 }

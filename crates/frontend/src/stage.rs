@@ -164,7 +164,7 @@ impl Lowering<'_, '_> {
     pub fn steps(&mut self, index: usize, state: StageState) -> Result<StageState, LowerError> {
         let steps = std::mem::take(&mut self.plan.nodes[index].steps);
         let uses = std::mem::take(&mut self.plan.nodes[index].uses);
-        self.capture.from_uses(&uses);
+        self.capture.use_globals(&uses);
         let mut stage = StageLowering { all: self, index, state };
         for step in &steps {
             stage.step(step)?;
