@@ -136,7 +136,7 @@ fn copy_dir(engine: &Engine<'_>, pick: &Pick<'_>, dest: &Path, restore: &mut Res
         // As in BuildKit, a destination that was made for a directory has the directory's time, though not its mode.
         restore.add(&dir, request.mtime.apply(pick.stat().mtime));
     }
-    engine.run(pick, Job::top(top, dir))
+    engine.run(pick, Job::top(pick, top, dir)?)
 }
 
 fn copy_file(engine: &Engine<'_>, pick: &Pick<'_>, parent: &Path, name: &OsStr, restore: &mut Restore) -> Result<()> {

@@ -48,7 +48,7 @@ pub(crate) struct Name {
     pub kind: Option<FileKind>,
 }
 
-/// All names in an open directory but `.` and `..`, in the order of the file system.
+/// All names but `.` and `..` in an open directory, in the order of the file system.
 pub(crate) fn read_names(fd: impl AsFd) -> Result<Vec<Name>> {
     let fd = fd.as_fd();
     rustix::fs::seek(fd, rustix::fs::SeekFrom::Start(0))?;

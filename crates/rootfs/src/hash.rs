@@ -8,11 +8,12 @@ use std::path::Path;
 
 use kiln_oci::{Digest, Hasher};
 use rustix::fs::{Mode, OFlags};
+use rustix::io::Errno;
 
 use crate::error::{Context as _, Result, RootfsError};
 use crate::par;
 use crate::stat::{FileKind, Ownership, Stat};
-use crate::tree::ContextTree;
+use crate::tree::{ContextTree, Entry};
 use crate::xattr;
 
 /// Files of one directory that one task reads; and bytes after which a task ends.
@@ -62,19 +63,22 @@ pub(crate) fn ensure(tree: &ContextTree, files: impl Iterator<Item = (usize, usi
         for i in task.files {
             let entry = &tree.dirs[task.dir].entries[i];
             let path = tree.dirs[task.dir].path.join(&entry.name);
-            let digest = file_digest(&fd, &entry.name, &entry.stat, &path, &mut buf)?;
+            let digest = file_digest(tree, &fd, entry, &path, &mut buf)?;
             let _ = entry.digest.set(digest); // another thread can only have found the same
         }
         Ok(())
     })
 }
 
-fn file_digest(dir: &OwnedFd, name: &OsStr, expected: &Stat, path: &Path, buf: &mut [u8]) -> Result<Digest> {
+fn file_digest(tree: &ContextTree, dir: &OwnedFd, entry: &Entry, path: &Path, buf: &mut [u8]) -> Result<Digest> {
     let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
-    let mut file = File::from(rustix::fs::openat(dir, name, flags, Mode::empty()).at("open", path)?);
-    let before = Stat::of(file.as_fd(), Ownership::Native).at("stat", path)?;
     let changed = || RootfsError::Changed { path: path.to_owned() };
-    if !same_content(&before, expected) {
+    let mut file = match rustix::fs::openat(dir, &entry.name, flags, Mode::empty()) {
+        Err(Errno::LOOP | Errno::NOENT | Errno::NXIO) => return Err(changed()),
+        opened => File::from(opened.at("open", path)?),
+    };
+    let before = Stat::of(file.as_fd(), Ownership::Native).at("stat", path)?;
+    if before.kind != FileKind::File || !tree.is_unchanged(&entry.stat, &before) {
         return Err(changed());
     }
     let mut hasher = Hasher::new();
@@ -90,18 +94,13 @@ fn file_digest(dir: &OwnedFd, name: &OsStr, expected: &Stat, path: &Path, buf: &
     }
     let xattrs = content_xattrs(&file, path)?;
     let after = Stat::of(file.as_fd(), Ownership::Native).at("stat", path)?;
-    if total != expected.size || !same_content(&after, &before) {
+    if total != entry.stat.size || !tree.is_unchanged(&before, &after) {
         return Err(changed());
     }
     Ok(match xattrs {
         None => hasher.finish(),
         Some(attributes) => combine(&hasher.finish(), &attributes),
     })
-}
-
-/// The same inode, unchanged since.
-pub(crate) fn same_content(a: &Stat, b: &Stat) -> bool {
-    (a.ino, a.size, a.mtime, a.ctime) == (b.ino, b.size, b.mtime, b.ctime)
 }
 
 fn content_xattrs(file: &File, path: &Path) -> Result<Option<xattr::Xattrs>> {

@@ -1,7 +1,7 @@
 //! Filling a [`ContextTree`]: one task per directory, several threads, `getdents` and `statx` relative to descriptors.
 
 use std::collections::HashMap;
-use std::ffi::OsStr;
+use std::ffi::{OsStr, OsString};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
@@ -27,6 +27,7 @@ pub(crate) struct Request<'a> {
     pub filter: Option<Filter<'a>>,
     pub cache: Option<&'a StatCache>,
     pub owner: Option<Owner>,
+    pub immutable: bool,
 }
 
 struct Task {
@@ -60,6 +61,7 @@ pub(crate) fn scan(request: &Request<'_>) -> Result<ContextTree> {
         base: request.base.clone(),
         root,
         dirs,
+        immutable: request.immutable,
         started,
         computed: AtomicBool::new(false),
         cache_hits: AtomicU64::new(scan.hits.into_inner()),
@@ -81,6 +83,7 @@ pub(crate) fn single(stack: &Stack, canonical: &Path, stat: Stat, layer: usize) 
         base: canonical.parent().unwrap_or(Path::new("")).to_owned(),
         root: stat,
         dirs: vec![Dir { entries: vec![entry], ..Dir::default() }],
+        immutable: true,
         started: now(),
         computed: AtomicBool::new(false),
         cache_hits: AtomicU64::new(0),
@@ -93,12 +96,24 @@ fn set_owner(stat: &mut Stat, owner: Option<Owner>) {
     }
 }
 
-/// A listed name, before it becomes an entry. `parts` are those of a directory, by index into the task's.
+/// A listed name, before it becomes an entry.
 struct Listed {
-    name: std::ffi::OsString,
+    name: OsString,
     stat: Stat,
+    /// By index into the task's parts.
     part: usize,
-    dirs: Vec<usize>,
+    /// Further parts of a directory, below that one.
+    more: Vec<usize>,
+}
+
+/// A directory while it is read.
+struct Reading<'a> {
+    task: &'a Task,
+    fds: &'a [Arc<OwnedFd>],
+    cached: Option<CachedDir<'a>>,
+    path: PathBuf,
+    entries: Vec<Entry>,
+    children: Vec<Task>,
 }
 
 impl Scan<'_> {
@@ -107,47 +122,88 @@ impl Scan<'_> {
         for (_, part) in &task.parts {
             fds.push(Arc::new(part.open().at("open directory", &task.path)?));
         }
-        let mut listed = self.list(&task, &fds)?;
-        listed.sort_unstable_by(|a, b| a.name.cmp(&b.name));
-        let mut cached = self.request.cache.and_then(|c| c.dir(&task.path));
-        let mut entries = Vec::with_capacity(listed.len());
-        let mut children = Vec::new();
-        let mut path = task.path.clone();
-        for item in listed {
-            path.push(&item.name);
-            let is_dir = item.stat.kind == FileKind::Dir;
-            let verdict = self.request.filter.map_or(Ignore::Keep, |f| f(&path, is_dir));
-            if verdict == Ignore::Keep || (is_dir && verdict == Ignore::SkipButDescend) {
-                let mut entry = self.entry(&task, &fds, &item, &mut cached)?;
-                if is_dir {
-                    let id = self.next_id.fetch_add(1, Ordering::Relaxed);
-                    entry.dir = Some(id);
-                    let part = |i: &usize| (task.parts[*i].0, task.parts[*i].1.child(&fds[*i], &item.name));
-                    let parts = item.dirs.iter().map(part).collect();
-                    children.push(Task { id, path: path.clone(), parts, tentative: verdict != Ignore::Keep });
-                }
-                entries.push(entry);
-            }
-            path.pop();
+        let mut reading = Reading {
+            task: &task,
+            fds: &fds,
+            cached: self.request.cache.and_then(|c| c.dir(&task.path)),
+            path: task.path.clone(),
+            entries: Vec::new(),
+            children: Vec::new(),
+        };
+        match fds.as_slice() {
+            [fd] => self.read_one(fd, &mut reading)?,
+            _ => self.read_merged(&mut reading)?,
         }
-        let xattrs = self.dir_xattrs(&fds[0], &task.path)?;
-        let dir = Dir { path: task.path, xattrs, entries, tentative: task.tentative };
+        let Reading { entries, children, .. } = reading;
+        let xattrs = dir_xattrs(&fds[0], &task.path)?;
+        let layers = task.parts.iter().map(|(layer, _)| *layer).collect();
+        let dir = Dir { path: task.path, layers, xattrs, entries, tentative: task.tentative };
         self.done.lock().unwrap_or_else(PoisonError::into_inner).push((task.id, dir));
         queue.extend(children);
         Ok(())
     }
 
-    fn entry(
-        &self,
-        task: &Task,
-        fds: &[Arc<OwnedFd>],
-        item: &Listed,
-        cached: &mut Option<CachedDir<'_>>,
-    ) -> Result<Entry> {
-        let mut stat = item.stat;
+    /// The usual case: one layer, nothing to merge.
+    fn read_one(&self, fd: &Arc<OwnedFd>, reading: &mut Reading<'_>) -> Result<()> {
+        let ownership = self.request.stack.layer(reading.task.parts[0].0).ownership();
+        let mut names = dir::read_names(fd).at("read directory", &reading.task.path)?;
+        names.sort_unstable_by(|a, b| a.name.cmp(&b.name));
+        reading.entries.reserve_exact(names.len());
+        for dir::Name { name, .. } in names {
+            // A name that went between the two calls was deleted; that is a state too.
+            let stat = match Stat::at(fd, &name, ownership) {
+                Err(Errno::NOENT) => continue,
+                stat => stat.at("stat", reading.task.path.join(&name))?,
+            };
+            if !stat.is_whiteout() {
+                self.add(reading, Listed { name, stat, part: 0, more: Vec::new() })?;
+            }
+        }
+        Ok(())
+    }
+
+    fn read_merged(&self, reading: &mut Reading<'_>) -> Result<()> {
+        let mut listed = self.list(reading.task, reading.fds)?;
+        listed.sort_unstable_by(|a, b| a.name.cmp(&b.name));
+        for item in listed {
+            self.add(reading, item)?;
+        }
+        Ok(())
+    }
+
+    /// Filters, and adds an entry; a directory is also to be read.
+    fn add(&self, reading: &mut Reading<'_>, item: Listed) -> Result<()> {
+        let task = reading.task;
+        let is_dir = item.stat.kind == FileKind::Dir;
+        let mut tentative = false;
+        if self.request.filter.is_some() || is_dir {
+            reading.path.push(&item.name);
+        }
+        if let Some(filter) = self.request.filter {
+            match filter(&reading.path, is_dir) {
+                Ignore::Keep => {}
+                Ignore::SkipButDescend if is_dir => tentative = true,
+                _ => {
+                    reading.path.pop();
+                    return Ok(());
+                }
+            }
+        }
+        let mut dir = None;
+        if is_dir {
+            let id = self.next_id.fetch_add(1, Ordering::Relaxed);
+            dir = Some(id);
+            let part = |i: usize| (task.parts[i].0, task.parts[i].1.child(&reading.fds[i], &item.name));
+            let parts = std::iter::once(item.part).chain(item.more).map(part).collect();
+            reading.children.push(Task { id, path: reading.path.clone(), parts, tentative });
+        }
+        if self.request.filter.is_some() || is_dir {
+            reading.path.pop();
+        }
+        let Listed { name, mut stat, part, .. } = item;
         let digest = OnceLock::new();
         if stat.kind == FileKind::File
-            && let Some(known) = cached.as_mut().and_then(|c| c.lookup(&item.name, &stat))
+            && let Some(known) = reading.cached.as_mut().and_then(|c| c.lookup(&name, &stat))
         {
             let _ = digest.set(known); // it was empty
             self.hits.fetch_add(1, Ordering::Relaxed);
@@ -155,63 +211,51 @@ impl Scan<'_> {
         set_owner(&mut stat, self.request.owner);
         let target = match stat.kind {
             FileKind::Symlink => {
-                let target = rustix::fs::readlinkat(&fds[item.part], &item.name, Vec::new());
-                let target = target.at("read link", task.path.join(&item.name))?;
-                Some(PathBuf::from(std::ffi::OsString::from_vec(target.into_bytes())))
+                let target = rustix::fs::readlinkat(&reading.fds[part], &name, Vec::new());
+                let target = target.at("read link", task.path.join(&name))?;
+                Some(PathBuf::from(OsString::from_vec(target.into_bytes())))
             }
             _ => None,
         };
-        Ok(Entry { name: item.name.clone(), stat, layer: task.parts[item.part].0, dir: None, target, digest })
+        reading.entries.push(Entry { name, stat, layer: task.parts[part].0, dir, target, digest });
+        Ok(())
     }
 
-    fn dir_xattrs(&self, fd: &Arc<OwnedFd>, path: &Path) -> Result<Xattrs> {
-        let names = xattr::list(fd).at("read attributes of", path)?;
-        if !names.iter().any(|n| xattr::is_content(n)) {
-            return Ok(Xattrs::new());
-        }
-        xattr::read_at(fd, OsStr::new(""), xattr::is_content).at("read attributes of", path)
-    }
-
+    /// Several layers: names above hide those below, directories merge.
     fn list(&self, task: &Task, fds: &[Arc<OwnedFd>]) -> Result<Vec<Listed>> {
         let mut all: Vec<Listed> = Vec::new();
-        let mut seen: HashMap<std::ffi::OsString, Option<usize>> = HashMap::new();
+        // For each name, the directory in `all` that layers below still add to.
+        let mut seen: HashMap<OsString, Option<usize>> = HashMap::new();
         for (part, fd) in fds.iter().enumerate() {
             let ownership = self.request.stack.layer(task.parts[part].0).ownership();
             let is_last = part + 1 == fds.len();
             for dir::Name { name, .. } in dir::read_names(fd).at("read directory", &task.path)? {
-                // A name that went between the two calls was deleted; that is a state too.
+                let above = seen.get(&name).copied();
+                if above == Some(None) {
+                    continue;
+                }
                 let stat = match Stat::at(fd, &name, ownership) {
                     Err(Errno::NOENT) => continue,
                     stat => stat.at("stat", task.path.join(&name))?,
                 };
-                if fds.len() == 1 {
-                    if !stat.is_whiteout() {
-                        all.push(Listed { name, stat, part, dirs: vec![part] });
-                    }
-                    continue;
-                }
                 let is_dir = stat.kind == FileKind::Dir;
                 let open_below =
                     is_dir && !is_last && !is_opaque(fd.as_fd(), &name).at("stat", task.path.join(&name))?;
-                match seen.get_mut(&name) {
-                    // Hidden by what is above, or merged with it.
-                    Some(above) => {
-                        if let Some(i) = *above {
-                            if is_dir {
-                                all[i].dirs.push(part);
-                            }
-                            if !open_below {
-                                *above = None;
-                            }
+                let index = match above.flatten() {
+                    Some(i) => {
+                        if is_dir {
+                            all[i].more.push(part);
                         }
+                        i
                     }
                     None => {
-                        seen.insert(name.clone(), open_below.then_some(all.len()));
                         if !stat.is_whiteout() {
-                            all.push(Listed { name, stat, part, dirs: vec![part] });
+                            all.push(Listed { name: name.clone(), stat, part, more: Vec::new() });
                         }
+                        all.len().saturating_sub(1)
                     }
-                }
+                };
+                seen.insert(name, open_below.then_some(index));
             }
         }
         Ok(all)
@@ -223,6 +267,14 @@ impl Scan<'_> {
         done.sort_unstable_by_key(|(id, _)| *id);
         done.into_iter().map(|(_, dir)| dir).collect()
     }
+}
+
+fn dir_xattrs(fd: &Arc<OwnedFd>, path: &Path) -> Result<Xattrs> {
+    let names = xattr::list(fd).at("read attributes of", path)?;
+    if !names.iter().any(|n| xattr::is_content(n)) {
+        return Ok(Xattrs::new());
+    }
+    xattr::read_at(fd, OsStr::new(""), xattr::is_content).at("read attributes of", path)
 }
 
 /// Directories that the filter left out stay only if something below them was kept. Children come after their parents.

@@ -263,7 +263,8 @@ fn locate<'a>(source: Source<'a>, path: &Path, selector: &Selector<'_>) -> Resul
             let (tree, at) = if stat.kind == FileKind::Dir {
                 let base = found.path;
                 let filter = selector.filter;
-                let request = scan::Request { stack: stack.clone(), base, filter, cache: None, owner: None };
+                let request =
+                    scan::Request { stack: stack.clone(), base, filter, cache: None, owner: None, immutable: true };
                 (scan::scan(&request)?, At::Root)
             } else {
                 (scan::single(stack, &found.path, stat, layer)?, At::Entry(0, 0))

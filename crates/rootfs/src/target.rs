@@ -92,6 +92,19 @@ impl Target {
         Self { upper, lower: Some(lower) }
     }
 
+    /// Gives the upper directory itself the metadata of the root below: to the kernel the uppermost root's metadata are
+    /// those of the container's `/`. To be done once, before anything is written.
+    pub fn adopt_root(&self) -> Result<()> {
+        let Some(lower) = &self.lower else { return Ok(()) };
+        let below = lower.root_dir().at("open directory", "/")?;
+        let Some((layer, from)) = below.parts.first() else { return Ok(()) };
+        let stat = Stat::of(from, lower.layer(*layer).ownership()).at("stat", "/")?;
+        let (to, here) = (self.upper.as_fd(), OsStr::new(""));
+        copy_xattrs(from.as_fd(), to).at("copy attributes of", "/")?;
+        meta::set_owner_mode(to, here, &stat, self.upper.ownership()).at("set metadata of", "/")?;
+        set_times(to, here, stat.mtime).at("set times of", "/")
+    }
+
     /// The merged tree as it is now.
     pub fn view(&self) -> Stack {
         match &self.lower {

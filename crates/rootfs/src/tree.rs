@@ -60,6 +60,8 @@ pub(crate) struct Entry {
 pub(crate) struct Dir {
     /// Relative to the root of the tree.
     pub path: PathBuf,
+    /// Layers that it is in.
+    pub layers: Vec<usize>,
     pub xattrs: Xattrs,
     pub entries: Vec<Entry>,
     /// Only there for what is below it.
@@ -75,6 +77,8 @@ pub struct ContextTree {
     pub(crate) root: Stat,
     /// The first is the root.
     pub(crate) dirs: Vec<Dir>,
+    /// Layers do not change, but their inodes do: other builds make hard links to them at any time.
+    pub(crate) immutable: bool,
     /// When the scan began: files that changed at about that time, or later, may change again unnoticed.
     pub(crate) started: Time,
     /// Digests were computed that the cache did not have.
@@ -87,13 +91,27 @@ impl ContextTree {
     /// has their digests. All owners read as root's, since who checked out a context must not matter.
     pub fn scan(root: &Root, filter: Option<Filter<'_>>, cache: Option<&StatCache>) -> Result<Self> {
         let owner = Some(Owner { uid: 0, gid: 0 });
-        scan::scan(&scan::Request { stack: root.clone().into(), base: PathBuf::new(), filter, cache, owner })
+        scan::scan(&scan::Request {
+            stack: root.clone().into(),
+            base: PathBuf::new(),
+            filter,
+            cache,
+            owner,
+            immutable: false,
+        })
     }
 
     /// As [`ContextTree::scan`] of a directory of a container's file system, with the owners that files have there.
     pub fn scan_layers(stack: &Stack, path: &Path) -> Result<Self> {
         let base = stack.resolve(path)?;
-        scan::scan(&scan::Request { stack: stack.clone(), base, filter: None, cache: None, owner: None })
+        scan::scan(&scan::Request {
+            stack: stack.clone(),
+            base,
+            filter: None,
+            cache: None,
+            owner: None,
+            immutable: true,
+        })
     }
 
     /// Number of entries below the root.
@@ -219,6 +237,12 @@ impl ContextTree {
         let ns = latest.1 + add_ns;
         let settled = (latest.0 + add_s + i64::from(ns / 1_000_000_000), ns % 1_000_000_000);
         settled < self.started
+    }
+
+    /// Whether what `now` describes is the file that `then` described.
+    pub(crate) fn is_unchanged(&self, then: &Stat, now: &Stat) -> bool {
+        (then.ino, then.size, then.mtime) == (now.ino, now.size, now.mtime)
+            && (self.immutable || then.ctime == now.ctime)
     }
 
     pub(crate) fn note_computed(&self) {

@@ -14,14 +14,13 @@ use super::data::{self, Ways};
 use super::{CopyReport, CopyRequest, Linked};
 use crate::dir::DirRef;
 use crate::error::{Context as _, Result, RootfsError};
-use crate::hash::same_content;
 use crate::meta;
 use crate::par::{self, Queue};
 use crate::select::{Pick, Source};
 use crate::stack::StackDir;
 use crate::stat::{FileKind, Ownership, Stat, Time};
 use crate::target::{self, Target, TargetDir};
-use crate::tree::{At, Entry};
+use crate::tree::{At, ContextTree, Entry};
 use crate::xattr::{self, Xattrs};
 
 /// Entries of one directory that one thread copies at a time.
@@ -37,6 +36,8 @@ struct Finish {
 /// A directory to copy into, which may not be open yet.
 pub(crate) struct Job {
     source: usize,
+    /// The source directory in each layer that has it.
+    from: Vec<(usize, DirRef)>,
     place: Place,
     /// Relative to the source, for messages.
     path: PathBuf,
@@ -54,15 +55,21 @@ enum Place {
 }
 
 impl Job {
-    pub fn top(source: usize, dir: TargetDir) -> Self {
-        Self { source, place: Place::Open(dir), path: PathBuf::new(), finish: None }
+    /// The source itself, into an open directory.
+    pub fn top(pick: &Pick<'_>, source: usize, dir: TargetDir) -> Result<Self> {
+        let mut from = Vec::new();
+        for layer in &pick.tree.dirs[source].layers {
+            from.push((*layer, DirRef::new(Arc::new(pick.tree.open_dir(source, *layer)?))));
+        }
+        Ok(Self { source, from, place: Place::Open(dir), path: PathBuf::new(), finish: None })
     }
 }
 
 /// A directory that is open and being filled, perhaps by several threads.
 struct Open {
     source: usize,
-    from: Vec<(usize, OwnedFd)>,
+    from: Vec<(usize, Arc<OwnedFd>)>,
+    from_refs: Vec<(usize, DirRef)>,
     to: TargetDir,
     upper_ref: DirRef,
     lower_refs: Option<Vec<(usize, DirRef)>>,
@@ -160,7 +167,7 @@ impl<'a> Engine<'a> {
         let entry = &pick.tree.dirs[dir].entries[i];
         let from = pick.tree.open_dir(dir, entry.layer)?;
         self.target.clear(&to, name, entry.stat.kind, dest)?;
-        let file = OneFile { entry, from: &from, to: &to, name, path: &pick.path };
+        let file = OneFile { tree: &pick.tree, entry, from: &from, to: &to, name, path: &pick.path };
         self.entry(&file, None)
     }
 
@@ -185,18 +192,15 @@ impl<'a> Engine<'a> {
             }
         };
         let indices: Vec<usize> = pick.entries(job.source).map(|(i, _)| i).collect();
-        let entries = &pick.tree.dirs[job.source].entries;
-        let mut from: Vec<(usize, OwnedFd)> = Vec::new();
-        for i in &indices {
-            let layer = entries[*i].layer;
-            if entries[*i].dir.is_none() && !from.iter().any(|(l, _)| *l == layer) {
-                from.push((layer, pick.tree.open_dir(job.source, layer)?));
-            }
+        let mut from = Vec::with_capacity(job.from.len());
+        for (layer, dir) in &job.from {
+            from.push((*layer, Arc::new(dir.open().at("open directory", dest())?)));
         }
         let chunks: Vec<Vec<usize>> = indices.chunks(CHUNK).map(<[usize]>::to_vec).collect();
         let open = Arc::new(Open {
             source: job.source,
             from,
+            from_refs: job.from,
             to,
             upper_ref,
             lower_refs,
@@ -224,7 +228,7 @@ impl<'a> Engine<'a> {
                     let Some((_, from)) = open.from.iter().find(|(l, _)| *l == entry.layer) else {
                         return Err(RootfsError::NotFound { path: shown });
                     };
-                    let file = OneFile { entry, from, to: &open.to, name: &entry.name, path: &shown };
+                    let file = OneFile { tree: &pick.tree, entry, from, to: &open.to, name: &entry.name, path: &shown };
                     self.entry(&file, open.finish.as_ref())?;
                 }
             }
@@ -257,7 +261,9 @@ impl<'a> Engine<'a> {
         };
         let stat = self.wanted(&entry.stat);
         let finish = Some(Finish { stat, xattrs: pick.tree.dirs[source].xattrs.clone() });
-        Ok(Job { source, place, path: path.to_owned(), finish })
+        let layers = &pick.tree.dirs[source].layers;
+        let from = child_refs(&open.from_refs, &open.from, layers, &entry.name);
+        Ok(Job { source, from, place, path: path.to_owned(), finish })
     }
 
     fn finish(&self, open: &Open) -> rustix::io::Result<()> {
@@ -401,7 +407,7 @@ impl<'a> Engine<'a> {
             opened => opened.at("open", file.path)?,
         };
         let before = Stat::of(&from, Ownership::Native).at("stat", file.path)?;
-        if before.kind != FileKind::File || !same_content(&before, expected) {
+        if before.kind != FileKind::File || !file.tree.is_unchanged(expected, &before) {
             return Err(changed());
         }
         let flags = OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
@@ -409,7 +415,7 @@ impl<'a> Engine<'a> {
         let to = rustix::fs::openat(&file.to.upper, file.name, flags, mode).at("create", file.path)?;
         let whole = data::copy_bytes(from.as_fd(), to.as_fd(), &before, &self.ways).at("copy", file.path)?;
         let after = Stat::of(&from, Ownership::Native).at("stat", file.path)?;
-        if !whole || !same_content(&after, &before) {
+        if !whole || !file.tree.is_unchanged(&before, &after) {
             return Err(changed());
         }
         self.bytes.fetch_add(before.size, Ordering::Relaxed);
@@ -431,6 +437,7 @@ impl<'a> Engine<'a> {
 
 /// One thing to copy.
 struct OneFile<'a> {
+    tree: &'a ContextTree,
     entry: &'a Entry,
     from: &'a OwnedFd,
     to: &'a TargetDir,
@@ -439,13 +446,24 @@ struct OneFile<'a> {
     path: &'a Path,
 }
 
-/// References to a lower directory's parts, by way of its parent's.
+/// References to a directory in several layers, by way of its parent's.
+fn child_refs(
+    refs: &[(usize, DirRef)],
+    parent: &[(usize, Arc<OwnedFd>)],
+    layers: &[usize],
+    name: &OsStr,
+) -> Vec<(usize, DirRef)> {
+    let part = |layer: &usize| {
+        let (_, dir) = refs.iter().find(|(l, _)| l == layer)?;
+        let (_, fd) = parent.iter().find(|(l, _)| l == layer)?;
+        Some((*layer, dir.child(fd, name)))
+    };
+    layers.iter().filter_map(part).collect()
+}
+
+/// As [`child_refs`], for the directory below the one that is written.
 fn lower_refs(open: &Open, child: &StackDir, name: &OsStr) -> Vec<(usize, DirRef)> {
     let (Some(refs), Some(parent)) = (&open.lower_refs, &open.to.lower) else { return Vec::new() };
-    let part = |layer: usize| {
-        let (_, dir) = refs.iter().find(|(l, _)| *l == layer)?;
-        let (_, fd) = parent.parts.iter().find(|(l, _)| *l == layer)?;
-        Some((layer, dir.child(fd, name)))
-    };
-    child.parts.iter().filter_map(|(layer, _)| part(*layer)).collect()
+    let layers: Vec<usize> = child.parts.iter().map(|(layer, _)| *layer).collect();
+    child_refs(refs, &parent.parts, &layers, name)
 }
