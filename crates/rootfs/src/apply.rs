@@ -47,7 +47,7 @@ pub struct Limits {
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { entries: 8_000_000, bytes: 16 << 40, path: 32 << 10 }
+        Self { entries: 8_000_000, bytes: 16 << 40, path: 16 << 10 }
     }
 }
 

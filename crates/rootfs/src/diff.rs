@@ -11,17 +11,16 @@
 
 use std::ffi::{OsStr, OsString};
 use std::io::Write;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 
-use crate::dir::{self, DirRef};
+use crate::dir;
 use crate::error::{Context as _, Result, RootfsError};
-use crate::export::{self, Emitter, Source};
+use crate::export::{self, Emitter, Level, Source};
 use crate::root::Root;
 use crate::stat::{FileKind, Ownership, Stat};
 use crate::whiteout;
@@ -68,33 +67,6 @@ pub fn diff(
     options: &mut DiffOptions<'_>,
 ) -> Result<DiffStats> {
     Walk::layer(upper, lower, out, options)?.run()
-}
-
-/// A directory that can be closed and opened again: a tree may be deeper than there are descriptors.
-struct Level {
-    dir: DirRef,
-    open: Option<Arc<OwnedFd>>,
-}
-
-impl Level {
-    fn top(fd: Arc<OwnedFd>) -> Self {
-        Self { dir: DirRef::new(fd.clone()), open: Some(fd) }
-    }
-
-    fn fd(&mut self) -> rustix::io::Result<Arc<OwnedFd>> {
-        let fd = match &self.open {
-            Some(fd) => fd.clone(),
-            None => Arc::new(self.dir.open()?),
-        };
-        self.open = Some(fd.clone());
-        Ok(fd)
-    }
-
-    fn child(&mut self, name: &OsStr) -> rustix::io::Result<Self> {
-        let fd = self.fd()?;
-        let child = open_dir(&fd, name)?;
-        Ok(Self { dir: self.dir.child(&fd, name), open: Some(Arc::new(child)) })
-    }
 }
 
 /// A directory on the way from the root to where the walk is.
@@ -252,9 +224,9 @@ impl<'o> Walk<'o> {
 
     fn close_far_frame(&mut self) {
         if let Some(far) = self.frames.len().checked_sub(MAX_OPEN).and_then(|far| self.frames.get_mut(far)) {
-            far.level.open = None;
+            far.level.close();
             if let Some(lower) = &mut far.lower {
-                lower.open = None;
+                lower.close();
             }
         }
     }
@@ -324,11 +296,6 @@ fn below(dir: &OwnedFd, name: &OsStr, ownership: Ownership, path: &Path) -> Resu
         Err(Errno::NOENT) => Ok(None),
         Err(e) => Err(RootfsError::io("stat below", path, e)),
     }
-}
-
-fn open_dir(dir: impl AsFd, name: &OsStr) -> rustix::io::Result<OwnedFd> {
-    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    rustix::fs::openat(dir, name, flags, Mode::empty())
 }
 
 /// Last first, to be taken from the end.

@@ -6,11 +6,13 @@ use std::io::Write;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::Path;
+use std::sync::Arc;
 
 use rustix::fs::{Mode, OFlags, SeekFrom};
 use rustix::io::Errno;
 
 use crate::diff::{DiffOptions, DiffStats, Walk};
+use crate::dir::DirRef;
 use crate::error::{Context as _, Result, RootfsError};
 use crate::pax::{TarEntry, TarKind, TarWriter};
 use crate::root::Root;
@@ -33,6 +35,39 @@ pub trait ContentObserver: Send {
 /// whiteouts in a layer are ordinary here.
 pub fn tar_tree(root: &Root, out: &mut dyn Write, options: &mut DiffOptions<'_>) -> Result<DiffStats> {
     Walk::tree(root, out, options)?.run()
+}
+
+/// A directory on the way down that can be closed and opened again: a tree may be deeper than there are descriptors.
+pub(crate) struct Level {
+    dir: DirRef,
+    open: Option<Arc<OwnedFd>>,
+}
+
+impl Level {
+    pub fn top(fd: Arc<OwnedFd>) -> Self {
+        Self { dir: DirRef::new(fd.clone()), open: Some(fd) }
+    }
+
+    pub fn fd(&mut self) -> rustix::io::Result<Arc<OwnedFd>> {
+        let fd = match &self.open {
+            Some(fd) => fd.clone(),
+            None => Arc::new(self.dir.open()?),
+        };
+        self.open = Some(fd.clone());
+        Ok(fd)
+    }
+
+    /// Opens a directory in this one; links are not followed.
+    pub fn child(&mut self, name: &OsStr) -> rustix::io::Result<Self> {
+        let fd = self.fd()?;
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let child = rustix::fs::openat(&fd, name, flags, Mode::empty())?;
+        Ok(Self { dir: self.dir.child(&fd, name), open: Some(Arc::new(child)) })
+    }
+
+    pub fn close(&mut self) {
+        self.open = None;
+    }
 }
 
 /// Writes inodes of one tree.
@@ -78,9 +113,7 @@ impl<'o> Emitter<'o> {
         if let Some(observer) = &mut self.observer {
             observer.finish();
         }
-        let before_end = self.tar.written();
-        self.tar.finish().at("write", "the archive")?;
-        self.stats.archive_bytes = before_end + 1024;
+        (_, self.stats.archive_bytes) = self.tar.finish().at("write", "the archive")?;
         Ok(self.stats)
     }
 

@@ -66,11 +66,6 @@ impl<W: Write> TarWriter<W> {
         Self { out: io::BufWriter::with_capacity(BUFFER, out), owed: 0, padding: 0, written: 0 }
     }
 
-    /// Bytes of archive so far.
-    pub fn written(&self) -> u64 {
-        self.written
-    }
-
     /// Writes an entry's headers. The data of a file must follow, by [`Self::data`] and [`Self::zeros`].
     pub fn entry(&mut self, entry: &TarEntry<'_>) -> io::Result<()> {
         self.end_entry()?;
@@ -111,11 +106,12 @@ impl<W: Write> TarWriter<W> {
         Ok(())
     }
 
-    /// Writes the end of the archive and gives the inner writer back, flushed to it.
-    pub fn finish(mut self) -> io::Result<W> {
+    /// Writes the end of the archive. Gives the inner writer back, and the length of the archive.
+    pub fn finish(mut self) -> io::Result<(W, u64)> {
         self.end_entry()?;
         self.put(&ZEROS[..2 * BLOCK])?;
-        self.out.into_inner().map_err(io::IntoInnerError::into_error)
+        let inner = self.out.into_inner().map_err(io::IntoInnerError::into_error)?;
+        Ok((inner, self.written))
     }
 
     fn end_entry(&mut self) -> io::Result<()> {

@@ -13,13 +13,16 @@ use rustix::io::Errno;
 use super::node;
 use super::reader::archive;
 use crate::error::{Context as _, Result, RootfsError};
+use crate::export::Level;
 use crate::resolve::open_beneath;
 use crate::root::Root;
 use crate::stat::{FileKind, Ownership, Stat};
 use crate::{whiteout, xattr};
 
-/// Descriptors kept open.
+/// Descriptors kept open to place things by.
 const CACHE: usize = 128;
+/// Directories kept open on the way down when metadata are set.
+const MAX_OPEN: usize = 64;
 
 /// A directory to place things in.
 #[derive(Clone)]
@@ -52,14 +55,25 @@ impl<'a> Directories<'a> {
 
     /// The directory at `path` (clean, as in the archive), made if it is missing; `needed_by` lends it owner and time.
     pub fn get(&mut self, path: &Path, needed_by: &Stat) -> Result<Parent> {
+        self.find(path, Some(needed_by))
+    }
+
+    /// As [`Self::get`], but what is missing is an error.
+    pub fn existing(&mut self, path: &Path) -> Result<Parent> {
+        self.find(path, None)
+    }
+
+    fn find(&mut self, path: &Path, make: Option<&Stat>) -> Result<Parent> {
         if let Some(known) = self.open.get(path) {
             return Ok(known.clone());
         }
-        let flags = OFlags::PATH | OFlags::DIRECTORY;
-        let found = match open_beneath(self.root.as_fd(), path, flags) {
-            Ok(fd) => Parent { fd: Arc::new(fd), path: path.to_owned() },
-            Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => self.resolve(path, Some(needed_by))?,
-            Err(e) => return Err(RootfsError::io("open directory", path, e)),
+        let found = match self.step_down(path) {
+            Some(found) => found,
+            None => match open_beneath(self.root.as_fd(), path, OFlags::PATH | OFlags::DIRECTORY) {
+                Ok(fd) => Parent { fd: Arc::new(fd), path: path.to_owned() },
+                Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => self.resolve(path, make)?,
+                Err(e) => return Err(RootfsError::io("open directory", path, e)),
+            },
         };
         if self.open.len() >= CACHE {
             self.open.clear();
@@ -68,16 +82,12 @@ impl<'a> Directories<'a> {
         Ok(found)
     }
 
-    /// As [`Self::get`], but what is missing is an error.
-    pub fn existing(&mut self, path: &Path) -> Result<Parent> {
-        if let Some(known) = self.open.get(path) {
-            return Ok(known.clone());
-        }
-        match open_beneath(self.root.as_fd(), path, OFlags::PATH | OFlags::DIRECTORY) {
-            Ok(fd) => Ok(Parent { fd: Arc::new(fd), path: path.to_owned() }),
-            Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => self.resolve(path, None),
-            Err(e) => Err(RootfsError::io("open directory", path, e)),
-        }
+    /// In most archives the directory above was used just before.
+    fn step_down(&self, path: &Path) -> Option<Parent> {
+        let (above, name) = (path.parent()?, path.file_name()?);
+        let above = self.open.get(above)?;
+        let fd = node::open_dir(above.fd.as_fd(), name).ok()?;
+        Some(Parent { fd: Arc::new(fd), path: above.path.join(name) })
     }
 
     /// A link is on the way, or something is missing: resolves inside the root and goes down step by step.
@@ -143,43 +153,104 @@ impl<'a> Directories<'a> {
     /// without an entry of their own that may exist below.
     pub fn finish(self, lower: Option<&Root>) -> Result<Vec<PathBuf>> {
         let mut implicit = Vec::new();
-        for (path, pending) in self.pending.into_iter().rev() {
+        let mut way = Way::new(self.root)?;
+        for (path, pending) in self.pending {
             let mut stat = pending.stat;
+            way.go(&path)?;
             if pending.implicit && !pending.fresh && self.layer {
                 if let Some(lower) = lower {
-                    copy_up(self.root, lower, &path, &mut stat)?;
+                    copy_up(&*way.fd(&path)?, lower, &path, &mut stat)?;
                 }
                 implicit.push(path.clone());
             }
-            set_metadata(self.root, &path, &stat)?;
+            way.set_later(stat);
         }
-        implicit.reverse();
+        way.finish()?;
         Ok(implicit)
     }
 }
 
-/// Owner, mode and time of a directory.
-fn set_metadata(root: &Root, path: &Path, stat: &Stat) -> Result<()> {
-    let context = "set owner, mode and time of";
-    let fd = open_beneath(root.as_fd(), path, OFlags::RDONLY | OFlags::DIRECTORY).at(context, path)?;
-    // Once the owner is another, an unprivileged process may not set the time any more; without a change of owner and
-    // mode it could after it.
-    rustix::fs::futimens(&fd, &node::times(stat.mtime)).at(context, path)?;
-    node::set_owner_mode(fd.as_fd(), stat, root.ownership()).at(context, path)
+/// A way down from the root through directories in sorted order. What is to be set on one is set when it is left.
+struct Way {
+    steps: Vec<Step>,
+    path: PathBuf,
+    ownership: Ownership,
+}
+
+struct Step {
+    level: Level,
+    stat: Option<Stat>,
+}
+
+impl Way {
+    fn new(root: &Root) -> Result<Self> {
+        let top = Level::top(Arc::new(root.open_dir(Path::new(""))?));
+        let steps = vec![Step { level: top, stat: None }];
+        Ok(Self { steps, path: PathBuf::new(), ownership: root.ownership() })
+    }
+
+    /// Goes to `path`, up as far as needed and then down.
+    fn go(&mut self, path: &Path) -> Result<()> {
+        while !path.starts_with(&self.path) {
+            self.leave()?;
+        }
+        let names: Vec<_> = path.iter().skip(self.steps.len() - 1).collect();
+        for name in names {
+            let Some(step) = self.steps.last_mut() else { return Ok(()) };
+            let level = step.level.child(name).at("open directory", path)?;
+            self.path.push(name);
+            self.steps.push(Step { level, stat: None });
+            if let Some(far) = self.steps.len().checked_sub(MAX_OPEN).and_then(|far| self.steps.get_mut(far)) {
+                far.level.close();
+            }
+        }
+        Ok(())
+    }
+
+    fn fd(&mut self, path: &Path) -> Result<Arc<OwnedFd>> {
+        match self.steps.last_mut() {
+            Some(step) => step.level.fd().at("open directory", path),
+            None => Err(RootfsError::io("open directory", path, Errno::NOENT)),
+        }
+    }
+
+    fn set_later(&mut self, stat: Stat) {
+        if let Some(step) = self.steps.last_mut() {
+            step.stat = Some(stat);
+        }
+    }
+
+    fn leave(&mut self) -> Result<()> {
+        if let Some(Step { mut level, stat: Some(stat) }) = self.steps.pop() {
+            let context = "set owner, mode and time of";
+            let fd = level.fd().at(context, &self.path)?;
+            // Once the owner is another, an unprivileged process may not set the time any more.
+            rustix::fs::futimens(&fd, &node::times(stat.mtime)).at(context, &self.path)?;
+            node::set_owner_mode(fd.as_fd(), &stat, self.ownership).at(context, &self.path)?;
+        }
+        self.path.pop();
+        Ok(())
+    }
+
+    fn finish(mut self) -> Result<()> {
+        while !self.steps.is_empty() {
+            self.leave()?;
+        }
+        Ok(())
+    }
 }
 
 /// Takes metadata from the same directory of the layers below, if there is one.
-fn copy_up(upper: &Root, lower: &Root, path: &Path, stat: &mut Stat) -> Result<()> {
+fn copy_up(target: &OwnedFd, lower: &Root, path: &Path, stat: &mut Stat) -> Result<()> {
     let Some(below) = lower.try_stat(path, true)? else { return Ok(()) };
     if below.kind != FileKind::Dir {
         return Ok(());
     }
     *stat = below;
     let source = lower.open_path(path, true)?;
-    let target = open_beneath(upper.as_fd(), path, OFlags::PATH | OFlags::DIRECTORY).at("open directory", path)?;
     let own = OsStr::new("");
     for (name, value) in xattr::read_at(&source, own, xattr::is_content).at("read attributes of", path)? {
-        xattr::set_at(&target, own, &name, &value).at("set attribute of", path)?;
+        xattr::set_at(target, own, &name, &value).at("set attribute of", path)?;
     }
     Ok(())
 }
@@ -187,14 +258,17 @@ fn copy_up(upper: &Root, lower: &Root, path: &Path, stat: &mut Stat) -> Result<(
 /// Gives the directories in `implicit` (see [`super::Applied::implicit`]) of an applied layer the metadata that they
 /// have in `lower`, the merged view of the layers below. For layers that were unpacked out of order.
 pub fn copy_up_parents(upper: &Root, lower: &Root, implicit: &[PathBuf]) -> Result<()> {
-    for path in implicit {
-        let mut stat = upper.stat(path, false)?;
-        copy_up(upper, lower, path, &mut stat)?;
-        if stat.kind == FileKind::Dir {
-            set_metadata(upper, path, &stat)?;
-        }
+    let mut sorted: Vec<&PathBuf> = implicit.iter().collect();
+    sorted.sort();
+    let mut way = Way::new(upper)?;
+    for path in sorted {
+        way.go(path)?;
+        let fd = way.fd(path)?;
+        let mut stat = Stat::of(&fd, upper.ownership()).at("stat", path)?;
+        copy_up(&fd, lower, path, &mut stat)?;
+        way.set_later(stat);
     }
-    Ok(())
+    way.finish()
 }
 
 /// What is at `name`, if anything.
