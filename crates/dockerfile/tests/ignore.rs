@@ -278,7 +278,10 @@ fn speed() {
     let matcher = IgnoreMatcher::from_patterns(&patterns).unwrap();
     let paths: Vec<String> =
         (0..50_000).map(|i| format!("src/module{}/package{}/file_number_{i}.rs", i % 50, i % 7)).collect();
-    let start = std::time::Instant::now();
-    let count = paths.iter().filter(|p| matcher.matches(p.as_bytes(), false).ignored).count();
-    println!("{count} ignored, {:?}", start.elapsed());
+    let best = (0..20).map(|_| {
+        let start = std::time::Instant::now();
+        assert!(!paths.iter().any(|p| matcher.matches(p.as_bytes(), false).ignored));
+        start.elapsed()
+    });
+    println!("50,000 paths, 12 patterns: {:?}", best.min());
 }

@@ -88,7 +88,12 @@ impl Component {
             Component::Literal(literal) => text == literal,
             Component::Any => true,
             Component::Around(before, after) => {
-                text.len() >= before.len() + after.len() && text.starts_with(before) && text.ends_with(after)
+                // The ends first: one byte tells most texts apart.
+                let plausible = after.is_empty() || text.last() == after.last();
+                plausible
+                    && text.len() >= before.len() + after.len()
+                    && text.starts_with(before)
+                    && text.ends_with(after)
             }
             Component::Glob(tokens) => match_flat(tokens, text),
         }
@@ -171,9 +176,11 @@ impl Pattern {
 
 fn suffix_matches(suffix: &[u8], cuts: &Cuts<'_>) -> bool {
     let path = cuts.path;
+    let Some(last) = suffix.last() else { return true };
     cuts.ends().iter().any(|end| {
         let part = &path[..*end];
-        part.ends_with(suffix) || suffix.strip_prefix(b"/") == Some(part)
+        // One byte tells most of them apart.
+        part.last() == Some(last) && (part.ends_with(suffix) || suffix.strip_prefix(b"/") == Some(part))
     })
 }
 
