@@ -23,6 +23,8 @@ struct Job<'s> {
     excludes: Vec<String>,
     link: bool,
     parents: bool,
+    /// Where `--from` is.
+    from: Option<Span>,
     /// `ADD`'s own.
     add: Option<&'s Add>,
 }
@@ -66,6 +68,7 @@ impl StageLowering<'_, '_, '_> {
                 excludes: copy.excludes.iter().map(|e| e.value.clone()).collect(),
                 link: copy.link,
                 parents: copy.parents,
+                from: copy.from.as_ref().map(|f| f.span),
                 add: None,
             },
         )
@@ -84,6 +87,7 @@ impl StageLowering<'_, '_, '_> {
                 excludes: add.excludes.iter().map(|e| e.value.clone()).collect(),
                 link: add.link,
                 parents: false,
+                from: None,
                 add: Some(add),
             },
         )
@@ -197,7 +201,7 @@ impl StageLowering<'_, '_, '_> {
                 }
             }
             _ => {
-                let from = self.from(step, 0, span, "copy")?;
+                let from = self.from(step, 0, job.from.unwrap_or(span), "copy")?;
                 let from = draft.input(from);
                 local_copy(path, from, job, &draft.template)
             }

@@ -9,7 +9,7 @@ use kiln_oci::{History, ImageConfig, Platform};
 
 use crate::args::{Globals, is_on, proxy};
 use crate::outline::Capture;
-use crate::plan::{Contexts, Origin, Plan, external, suggest_stage};
+use crate::plan::{Contexts, Origin, Plan, external};
 use crate::request::{BaseImage, Image, LowerError, LowerRequest, Lowered, MetaResolver, Resolved};
 use crate::resolve::{Answers, Question};
 use crate::stage::{StageState, finish_config};
@@ -141,7 +141,7 @@ impl<'a, 'r> Lowering<'a, 'r> {
             for index in (0..needed.len()).filter(|&i| needed[i]) {
                 questions.extend(self.question(index)?);
             }
-            self.answers.ask(questions, self.resolver)?;
+            self.answers.ask(questions, self.request, self.resolver)?;
             let mut changed = false;
             for index in (0..needed.len()).filter(|&i| needed[i]) {
                 if self.plan.wants_triggers(index) {
@@ -186,7 +186,6 @@ impl<'a, 'r> Lowering<'a, 'r> {
             title: format!("{prefix} load metadata for {shown}"),
             written: node.base_name.clone(),
             span: node.stage.map_or(node.span, |s| s.base.span),
-            help: suggest_stage(self.request, &node.base_name),
             source,
             platform,
         }))
@@ -278,9 +277,15 @@ impl<'a, 'r> Lowering<'a, 'r> {
         resolved: Option<&Resolved>,
     ) -> String {
         let pinned = resolved.map_or(source, |r| &r.source);
-        let shown = match pinned {
-            SourceOp::Image(image) => image.reference.to_string(),
-            other => other.identifier(),
+        let shown = match (source, pinned) {
+            // People want to see the tag that they wrote, too.
+            (SourceOp::Image(asked), SourceOp::Image(found)) => {
+                match (asked.reference.digest(), found.reference.digest()) {
+                    (None, Some(digest)) => format!("{}@{digest}", asked.reference),
+                    _ => found.reference.to_string(),
+                }
+            }
+            (_, other) => other.identifier(),
         };
         match (context, pinned) {
             (Some(name), SourceOp::Local(_)) => format!("[context {name}] load from client"),

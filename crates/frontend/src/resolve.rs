@@ -7,7 +7,8 @@ use kiln_dockerfile::{Diagnostic, Span};
 use kiln_graph::SourceOp;
 use kiln_oci::Platform;
 
-use crate::request::{BoxError, LowerError, MetaResolver, Resolved};
+use crate::plan::suggest_stage;
+use crate::request::{BoxError, LowerError, LowerRequest, MetaResolver, Resolved};
 
 /// More questions at once than this help no registry.
 const PARALLEL: usize = 16;
@@ -25,8 +26,6 @@ pub struct Question {
     pub title: String,
     /// Where the name is.
     pub span: Span,
-    /// What was probably meant if there is no such image.
-    pub help: Option<String>,
 }
 
 /// Everything that was resolved, for all platforms.
@@ -42,7 +41,12 @@ impl Answers {
     }
 
     /// Asks what is not known yet. If several fail, the first in the Dockerfile is told.
-    pub fn ask(&mut self, questions: Vec<Question>, resolver: &dyn MetaResolver) -> Result<(), LowerError> {
+    pub fn ask(
+        &mut self,
+        questions: Vec<Question>,
+        request: &LowerRequest,
+        resolver: &dyn MetaResolver,
+    ) -> Result<(), LowerError> {
         let mut open: Vec<Question> = Vec::new();
         let mut asked = std::collections::HashSet::new();
         for question in questions {
@@ -56,7 +60,7 @@ impl Answers {
             let key = (question.source.identifier(), question.platform.clone());
             match answer {
                 Ok(resolved) => drop(self.known.insert(key, Arc::new(resolved))),
-                Err(error) => return Err(failed(question, error)),
+                Err(error) => return Err(failed(request, &question, error)),
             }
         }
         Ok(())
@@ -87,8 +91,8 @@ fn ask_all(questions: &[Question], resolver: &dyn MetaResolver) -> Vec<Result<Re
     answers.into_iter().map(|(_, answer)| answer).collect()
 }
 
-fn failed(question: Question, error: BoxError) -> LowerError {
+fn failed(request: &LowerRequest, question: &Question, error: BoxError) -> LowerError {
     let mut diagnostic = Diagnostic::error(question.span, format!("{}: {error}", question.written));
-    diagnostic.help = question.help;
+    diagnostic.help = suggest_stage(request, &question.written);
     LowerError::Resolve { diagnostic: Box::new(diagnostic), source: error }
 }
