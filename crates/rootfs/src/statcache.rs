@@ -30,13 +30,15 @@ const DIGEST: usize = 32;
 /// No context has an index as large as this; a file that claims to be one is not read.
 const MAX_FILE: u64 = 1 << 30;
 
+/// Where each directory's entries begin, and how many there are.
+type Dirs = HashMap<Box<[u8]>, (usize, usize)>;
+
 /// Digests known from an earlier scan of the same directory.
 #[derive(Debug, Default)]
 pub struct StatCache {
     path: PathBuf,
     data: Vec<u8>,
-    /// Where a directory's entries begin, and how many there are.
-    dirs: HashMap<Box<[u8]>, (usize, usize)>,
+    dirs: Dirs,
     entries: u64,
 }
 
@@ -129,7 +131,7 @@ fn parse_entry(data: &[u8]) -> Option<RawEntry<'_>> {
 }
 
 /// Checks the whole file and finds the directories.
-fn index(data: &[u8]) -> Option<(HashMap<Box<[u8]>, (usize, usize)>, u64)> {
+fn index(data: &[u8]) -> Option<(Dirs, u64)> {
     let u32_at = |at: usize| Some(u32::from_le_bytes(data.get(at..at + 4)?.try_into().ok()?));
     if data.get(..8)? != MAGIC || u32_at(8)? != VERSION || u32_at(12)? != crc32fast::hash(data.get(HEADER..)?) {
         return None;
@@ -221,3 +223,6 @@ fn replace(path: &Path, data: &[u8]) -> Result<()> {
     }
     written.at("write", path)
 }
+
+#[cfg(test)]
+mod tests;

@@ -235,7 +235,8 @@ impl ContextTree {
         let coarse = stat.mtime.1 == 0 && stat.ctime.1 == 0;
         let (add_s, add_ns) = if coarse { (2, 0) } else { (0, 50_000_000) };
         let ns = latest.1 + add_ns;
-        let settled = (latest.0 + add_s + i64::from(ns / 1_000_000_000), ns % 1_000_000_000);
+        let seconds = latest.0.saturating_add(add_s + i64::from(ns / 1_000_000_000));
+        let settled = (seconds, ns % 1_000_000_000);
         settled < self.started
     }
 

@@ -1,5 +1,7 @@
 //! Trees for tests.
 
+#![allow(clippy::unwrap_used)]
+
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 
