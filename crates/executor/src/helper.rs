@@ -119,9 +119,8 @@ fn serve() -> io::Result<()> {
     Ok(())
 }
 
-/// Ctrl-C reaches the whole foreground process group; kiln decides what it means, not the helper.
 fn ignore_terminal_signals() {
-    for signal in [libc::SIGINT, libc::SIGQUIT, libc::SIGTSTP, libc::SIGHUP, libc::SIGTERM] {
+    for signal in child::IGNORED_BY_HELPER {
         // SAFETY: ignoring a signal installs no code.
         unsafe { libc::signal(signal, libc::SIG_IGN) };
     }

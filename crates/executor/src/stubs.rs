@@ -23,6 +23,8 @@ pub struct Stubs {
 
 struct Made {
     path: PathBuf,
+    /// The directory it is in, kept open: wherever the container moves that to, it stays in the root.
+    parent: OwnedFd,
     dir: bool,
     inode: (u64, u64),
 }
@@ -83,8 +85,10 @@ impl Stubs {
 
     fn record(&mut self, path: &Path, dir: bool) -> Result<()> {
         let path = Path::new("/").join(path);
-        let stat = self.root.stat(&path, false).map_err(|e| mount_point(&path, e))?;
-        self.made.push(Made { path, dir, inode: (stat.dev, stat.ino) });
+        let failed = |e| mount_point(&path, e);
+        let stat = self.root.stat(&path, false).map_err(failed)?;
+        let parent = self.root.open_dir_nofollow(path.parent().unwrap_or(Path::new("/"))).map_err(failed)?;
+        self.made.push(Made { path, parent, dir, inode: (stat.dev, stat.ino) });
         Ok(())
     }
 
@@ -108,13 +112,12 @@ impl Stubs {
     }
 
     fn remove_one(&self, made: &Made) -> Option<()> {
-        let parent = made.path.parent()?;
-        let name = made.path.file_name()?;
-        let dir = self.root.open_dir_nofollow(parent).ok()?;
-        let now = rustix::fs::fstat(&dir).ok()?;
+        let (path, name) = (made.path.parent()?, made.path.file_name()?);
+        let dir = &made.parent;
+        let now = rustix::fs::fstat(dir).ok()?;
         let now = Timespec { tv_sec: now.st_mtime as _, tv_nsec: now.st_mtime_nsec as _ };
-        unlink_if_unused(&dir, name, made)?;
-        let time = match self.parents.iter().find(|p| p.path == parent) {
+        unlink_if_unused(dir, name, made)?;
+        let time = match self.parents.iter().find(|p| p.path == path) {
             Some(p) if (p.after.tv_sec, p.after.tv_nsec) == (now.tv_sec, now.tv_nsec) => p.before,
             _ => now,
         };

@@ -190,8 +190,8 @@ pub struct Packet {
 
 /// Receives one packet; `None` at end of file.
 pub fn recv(socket: BorrowedFd<'_>, wait: bool) -> io::Result<Option<Packet>> {
-    let mut data = vec![0u8; MAX_PACKET];
-    let mut iov = libc::iovec { iov_base: data.as_mut_ptr().cast(), iov_len: data.len() };
+    let mut data: Vec<u8> = Vec::with_capacity(MAX_PACKET);
+    let mut iov = libc::iovec { iov_base: data.as_mut_ptr().cast(), iov_len: data.capacity() };
     let mut control: Control = [0; _];
     // SAFETY: msghdr is plain data, valid as zeroes.
     let mut msg: libc::msghdr = unsafe { std::mem::zeroed() };
@@ -217,7 +217,9 @@ pub fn recv(socket: BorrowedFd<'_>, wait: bool) -> io::Result<Option<Packet>> {
     if n == 0 && fds.is_empty() {
         return Ok(None);
     }
-    data.truncate(n);
+    // SAFETY: the kernel wrote the first `n` bytes.
+    unsafe { data.set_len(n) };
+    data.shrink_to_fit();
     Ok(Some(Packet { data, fds }))
 }
 

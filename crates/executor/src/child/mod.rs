@@ -37,7 +37,7 @@ pub(crate) use identity::prepare;
 pub(crate) fn run(request: &Request, fds: &FdTable, status: &OwnedFd) -> Result<Infallible, StartError> {
     // If the helper is killed, so is the container; repeated later because a change of user clears it.
     sys::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL as u64, 0).map_err(StartError::setup("tie it to kiln"))?;
-    reset_signals();
+    default_signals(&IGNORED_BY_HELPER);
     let null = open_null()?;
     join_cgroups(request, fds)?;
     match &request.target {
@@ -65,12 +65,31 @@ pub(crate) fn run(request: &Request, fds: &FdTable, status: &OwnedFd) -> Result<
     exec::exec(&request.args, &request.env)
 }
 
-/// Default action for every signal and none blocked, whatever kiln was started with.
-pub(crate) fn reset_signals() {
-    for signal in 1..=64 {
-        // SAFETY: SIG_DFL installs no code; numbers that cannot be changed answer an error.
-        unsafe { libc::signal(signal, libc::SIG_DFL) };
+/// Signals that a terminal sends to its foreground processes, of which the helper is one: kiln decides what they mean.
+pub(crate) const IGNORED_BY_HELPER: [i32; 5] =
+    [libc::SIGINT, libc::SIGQUIT, libc::SIGTSTP, libc::SIGHUP, libc::SIGTERM];
+
+fn default_signals(signals: &[i32]) {
+    // The system call itself: the library refuses to touch the two signals that it uses for threads.
+    #[repr(C)]
+    struct KernelSigaction {
+        handler: usize,
+        flags: libc::c_ulong,
+        restorer: usize,
+        mask: u64,
     }
+    let default = KernelSigaction { handler: libc::SIG_DFL, flags: 0, restorer: 0, mask: 0 };
+    for signal in signals {
+        let old = std::ptr::null_mut::<KernelSigaction>();
+        // SAFETY: SIG_DFL installs no code; numbers that cannot be changed answer an error.
+        unsafe { libc::syscall(libc::SYS_rt_sigaction, *signal, &raw const default, old, size_of::<u64>()) };
+    }
+}
+
+/// For the helper, and through it for all containers: default action for every signal and none blocked, whatever
+/// kiln was started with.
+pub(crate) fn reset_signals() {
+    default_signals(&std::array::from_fn::<i32, 64, _>(|i| i as i32 + 1));
     // SAFETY: an all-zero set is the empty set.
     unsafe {
         let none: libc::sigset_t = std::mem::zeroed();
