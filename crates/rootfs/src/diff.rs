@@ -9,6 +9,7 @@
 //!
 //! The bytes depend on the trees only, not on holes, inode numbers or the order of the file system.
 
+use std::collections::HashSet;
 use std::ffi::{OsStr, OsString};
 use std::io::Write;
 use std::os::fd::OwnedFd;
@@ -18,7 +19,7 @@ use std::sync::Arc;
 
 use rustix::io::Errno;
 
-use crate::dir;
+use crate::dir::{self, DirRef};
 use crate::error::{Context as _, Result, RootfsError};
 use crate::export::{self, Emitter, Level, Source};
 use crate::root::Root;
@@ -81,12 +82,50 @@ struct Frame {
     pending: Option<(Stat, Xattrs)>,
 }
 
+/// The inodes that have several names in the tree. (A link count says less: layers share inodes with other layers.)
+struct Shared {
+    root: Arc<OwnedFd>,
+    found: Option<HashSet<(u64, u64)>>,
+}
+
+impl Shared {
+    /// Looks at the whole tree the first time, which is needed for copied-up files with links only.
+    fn contains(&mut self, stat: &Stat) -> Result<bool> {
+        let found = match self.found.take() {
+            Some(found) => found,
+            None => Self::scan(&self.root)?,
+        };
+        let known = found.contains(&(stat.dev, stat.ino));
+        self.found = Some(found);
+        Ok(known)
+    }
+
+    fn scan(root: &Arc<OwnedFd>) -> Result<HashSet<(u64, u64)>> {
+        let (mut once, mut several) = (HashSet::new(), HashSet::new());
+        let mut todo = vec![(DirRef::new(root.clone()), PathBuf::new())];
+        while let Some((dir, path)) = todo.pop() {
+            let fd = Arc::new(dir.open().at("open directory", &path)?);
+            for entry in dir::read_names(&fd).at("read directory", &path)? {
+                let below = path.join(&entry.name);
+                let stat = Stat::at(&fd, &entry.name, Ownership::Native).at("stat", &below)?;
+                if stat.kind == FileKind::Dir {
+                    todo.push((dir.child(&fd, &entry.name), below));
+                } else if stat.nlink > 1 && !once.insert((stat.dev, stat.ino)) {
+                    several.insert((stat.dev, stat.ino));
+                }
+            }
+        }
+        Ok(several)
+    }
+}
+
 /// One walk over a tree. Frames are explicit: trees may be deeper than the stack and than `PATH_MAX`.
 pub(crate) struct Walk<'o> {
     frames: Vec<Frame>,
     emitter: Emitter<'o>,
     layer: bool,
     compare: bool,
+    shared: Shared,
     lower_ownership: Ownership,
 }
 
@@ -105,15 +144,16 @@ impl<'o> Walk<'o> {
     }
 
     fn new(root: &Root, lower: Option<&Root>, layer: bool, emitter: Emitter<'o>) -> Result<Self> {
+        let top = Path::new("");
+        let fd = Arc::new(root.open_dir(top)?);
         let mut walk = Self {
             frames: Vec::new(),
             emitter,
             layer,
             compare: lower.is_some(),
+            shared: Shared { root: fd.clone(), found: None },
             lower_ownership: lower.map_or(Ownership::Native, Root::ownership),
         };
-        let top = Path::new("");
-        let fd = Arc::new(root.open_dir(top)?);
         let lower = lower.map(|lower| lower.open_dir(top)).transpose()?.map(|fd| Level::top(Arc::new(fd)));
         let opaque = layer && whiteout::is_opaque(&fd, OsStr::new("")).at("read attributes of", "/")?;
         let frame = Frame {
@@ -241,14 +281,14 @@ impl<'o> Walk<'o> {
         Ok(theirs == *xattrs)
     }
 
-    /// Copied up, but the same in all that a layer records. A file with several names is taken as it is: leaving one of
-    /// them out would break the link.
+    /// Copied up, but the same in all that a layer records. A file with several names in the layer is taken as it is:
+    /// leaving one of them out would break the link.
     fn unchanged(&mut self, source: &Source<'_>) -> Result<bool> {
         let Some(lower) = self.lower_dir()? else { return Ok(false) };
         let ours = source.stat;
         let Some(theirs) = below(&lower, source.name, self.lower_ownership, source.path)? else { return Ok(false) };
         let same = |s: &Stat| (s.kind, s.mode, s.uid, s.gid, s.size, s.mtime, s.rdev);
-        if ours.nlink > 1 || same(ours) != same(&theirs) {
+        if same(ours) != same(&theirs) || (ours.nlink > 1 && self.shared.contains(ours)?) {
             return Ok(false);
         }
         let other = Source { dir: &lower, stat: &theirs, ..*source };

@@ -10,7 +10,7 @@ use crate::stat::Time;
 use crate::xattr::Xattrs;
 
 const BLOCK: usize = 512;
-const ZEROS: [u8; 64 * 1024] = [0; 64 * 1024];
+static ZEROS: [u8; 64 * 1024] = [0; 64 * 1024];
 const BUFFER: usize = 64 * 1024;
 
 /// What an entry is.

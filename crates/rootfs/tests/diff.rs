@@ -417,6 +417,29 @@ fn nothing_changed_is_an_empty_layer() {
     assert_eq!(layer_stats(&stack.upper(), Some(&lower)).1.entries, 0);
 }
 
+#[test]
+fn links_to_other_layers_do_not_matter() {
+    if skip_unless(is_root() && !matches!(overlay::supported(), overlay::Support::No(_)), "needs overlay mounts") {
+        return;
+    }
+    let (lower_dir, lower) = fresh();
+    for name in ["same", "linked"] {
+        std::fs::write(lower_dir.path().join(name), name).unwrap();
+    }
+    let stack = Stack::new(lower_dir.path());
+    for name in ["same", "linked"] {
+        let path = stack.path().join(name);
+        let mode = std::fs::metadata(&path).unwrap().permissions();
+        std::fs::set_permissions(&path, mode).unwrap();
+    }
+    std::fs::hard_link(stack.path().join("linked"), stack.path().join("new")).unwrap();
+    let upper = stack.upper();
+    let bytes = layer(&upper, Some(&lower));
+    assert_eq!(names(&bytes), ["linked", "new"], "both ends of a link, but not what is the same");
+    std::fs::hard_link(stack.dir.path().join("upper/same"), stack.dir.path().join("another-layer")).unwrap();
+    assert!(layer(&upper, Some(&lower)) == bytes);
+}
+
 /// Small random trees; the kind of a name differs between layers.
 #[derive(Debug, Clone)]
 enum Node {
