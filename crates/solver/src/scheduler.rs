@@ -46,7 +46,8 @@ pub enum Policy {
     /// They do.
     #[default]
     Cached,
-    /// They do not (`--no-cache`); the new one does, for later builds.
+    /// They do not (`--no-cache`); the new one does, for later builds. So inputs are digested, for the key to keep it under,
+    /// but nothing is looked up.
     Refresh,
     /// Making it costs nothing (a context that is read in place): it is neither looked up nor kept. What is made from it
     /// is looked up all the same.
@@ -182,7 +183,9 @@ pub enum MissReason {
 /// What an input contributes to the content key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Part<'a, H, K> {
-    /// The identity of this result.
+    /// The identity of this result. Results that may differ must have different ones: in particular, what a node with
+    /// [`Policy::Refresh`] makes may never have the identity of what it made before, or else everything above it is found
+    /// by content, made from the old result. Ids of the layers that it made are a good identity.
     Result(&'a H),
     /// This digest of what is read of it.
     Digest(&'a K),
@@ -349,7 +352,8 @@ impl<H, K> Scheduler<H, K> {
         }
     }
 
-    /// What the inputs of a node contribute to its content key, once it is looked up by content or executed.
+    /// What the inputs of a node contribute to its content key, once it is looked up by content or executed. Absent before
+    /// that, and for a node with [`Policy::AlwaysRun`] that reads an input: such a node has no key.
     pub fn parts(&self, node: NodeId) -> Option<Vec<Part<'_, H, K>>> {
         let slot = self.slots.get(node.index())?;
         let part = |(input, digest)| match (input, digest) {
@@ -425,7 +429,7 @@ impl<H, K> Scheduler<H, K> {
 
     fn inputs_ready(&mut self, id: NodeId, effects: &mut Vec<Effect>) {
         let slot = &self.slots[id.index()];
-        if slot.node.policy != Policy::Cached {
+        if slot.node.policy == Policy::AlwaysRun {
             return self.execute(id, effects);
         }
         let reads = |i: &usize| slot.node.inputs[*i].mode == InputMode::ByContent;
@@ -440,7 +444,8 @@ impl<H, K> Scheduler<H, K> {
     }
 
     fn digests_ready(&mut self, id: NodeId, effects: &mut Vec<Effect>) {
-        if self.slots[id.index()].node.inputs.is_empty() {
+        let node = &self.slots[id.index()].node;
+        if node.inputs.is_empty() || node.policy == Policy::Refresh {
             return self.execute(id, effects);
         }
         self.slots[id.index()].state = State::LookingUpContent;

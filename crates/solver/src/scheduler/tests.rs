@@ -121,8 +121,6 @@ impl<'a> Build<'a> {
         let result = (compute(step.op, inputs), world.next_identity);
         if step.policy != Policy::AlwaysRun {
             world.cache.insert(definition(self.steps, node.index()), result);
-        }
-        if step.policy == Policy::Cached {
             world.cache.insert(self.content(node), result);
         }
         result
