@@ -14,6 +14,11 @@ use crate::session::guard;
 /// Version of the format of the state directory.
 pub const FORMAT: u32 = 1;
 
+/// How long to wait for another process that writes.
+const BUSY: Duration = Duration::from_secs(60);
+/// A log of this size is read in 0.3 ms.
+const LOG_SHORT: u64 = 256 << 10;
+
 const SCHEMA: &str = "
 CREATE TABLE layers(
     id BLOB PRIMARY KEY, diff_id BLOB, size INTEGER, unpacked INTEGER NOT NULL, remote TEXT, created INTEGER NOT NULL,
@@ -90,14 +95,29 @@ impl Db {
         let flags = if create { flags | OpenFlags::SQLITE_OPEN_CREATE } else { flags };
         let open = || -> Result<Connection> {
             let connection = Connection::open_with_flags(&self.path, flags)?;
-            connection.busy_timeout(Duration::from_secs(60))?;
+            connection.busy_timeout(BUSY)?;
             // A short-lived process must not pay for a checkpoint (two fsyncs) when it ends.
             connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)?;
-            // The first to open after a crash or a quiet time reads the whole log again: keep it short.
-            connection.execute_batch("PRAGMA synchronous=NORMAL; PRAGMA wal_autocheckpoint=256")?;
+            connection.execute_batch("PRAGMA synchronous=NORMAL")?;
             Ok(connection)
         };
         open().map_err(|e| e.in_db(&self.path))
+    }
+
+    /// Empties the log if it grew: the first process to open the database reads all of it again. Where others are using it,
+    /// they will do it.
+    pub(crate) fn tidy(&self) {
+        let log = self.path.with_extension("db-wal");
+        if !std::fs::metadata(log).is_ok_and(|m| m.len() > LOG_SHORT) {
+            return;
+        }
+        if let Ok(connection) = self.take() {
+            _ = connection.busy_timeout(Duration::ZERO);
+            _ = connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()));
+            if connection.busy_timeout(BUSY).is_ok() {
+                guard(&self.pool).push(connection);
+            }
+        }
     }
 
     fn format(&self, connection: &Connection, root: &Path) -> Result<u32> {

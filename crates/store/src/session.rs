@@ -83,6 +83,7 @@ impl Drop for Lease {
         if inner.leases.fetch_sub(1, Ordering::SeqCst) == 1 {
             // Drafts in flight keep the session alive by themselves.
             *guard(&inner.session) = None;
+            inner.db.tidy();
         }
     }
 }
