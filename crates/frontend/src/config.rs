@@ -20,7 +20,11 @@ impl StageLowering<'_, '_, '_> {
         let mut shown = Vec::with_capacity(arg.args.len());
         for declared in &arg.args {
             let name = &declared.name.value;
-            let given = self.all.request.build_args.get(name).cloned();
+            let given = match self.all.epoch.filter(|_| name == "SOURCE_DATE_EPOCH") {
+                // The build arg may be the name of a context, and means its time.
+                Some(epoch) => Some(epoch.to_string()),
+                None => self.all.request.build_args.get(name).cloned(),
+            };
             let value = match (given, &declared.default) {
                 (Some(value), _) => Some(value),
                 (None, Some(default)) => Some(self.expand(step, default)?),

@@ -231,6 +231,12 @@ fn timestamps_of_a_context_or_stage() {
         lowered.unwrap().source_date_epoch
     };
     assert_eq!(epoch("FROM base", "context"), Some(1_700_000_000));
+    let lowered = try_lower("FROM base\nARG SOURCE_DATE_EPOCH\nRUN x", |r| {
+        r.build_args = map(&[("SOURCE_DATE_EPOCH", "context")]);
+        r.main_context =
+            Some(SourceOp::Git(kiln_graph::GitSource { remote: "https://h/r.git".into(), ..Default::default() }));
+    });
+    assert_eq!(exec(&lowered.unwrap()).env[1], "SOURCE_DATE_EPOCH=1700000000");
     let stage = "ARG V=1\nFROM scratch AS src\nARG V\nADD https://h/x-$V.tgz /\nFROM base";
     assert_eq!(epoch(stage, "src"), Some(1_600_000_000));
     let failed = error_with("FROM base AS a\nRUN x\nFROM a", |r| r.build_args = map(&[("SOURCE_DATE_EPOCH", "a")]));

@@ -164,9 +164,11 @@ fn short(text: &str) -> String {
     let mut out = String::new();
     let mut rest = text;
     while let Some(at) = rest.find("@sha256:") {
+        let hex = &rest[at + "@sha256:".len()..];
+        let digits = hex.find(|c: char| !c.is_ascii_hexdigit()).unwrap_or(hex.len());
         out += &rest[..at];
         out += "@…";
-        rest = &rest[at + "@sha256:".len() + 64..];
+        rest = &hex[digits..];
     }
     out + rest
 }
