@@ -24,10 +24,11 @@
 //! - the cost is linear in the number of nodes and inputs, and nothing recurses.
 
 mod keys;
+mod model;
 mod scheduler;
 
 pub use keys::{ContentKey, DefinitionKey, KeyPart, content_key, definition_key, source_key};
-pub use scheduler::{
-    Effect, Event, Found, Input, InputMode, Lookup, MissReason, Node, NodeId, Part, Policy, Scheduler, SolverError,
-    State, Status,
+pub use model::{
+    Effect, Event, Found, Input, InputMode, Lookup, MissReason, Node, NodeId, Part, Policy, SolverError, State, Status,
 };
+pub use scheduler::Scheduler;
