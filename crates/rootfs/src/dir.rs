@@ -1,5 +1,6 @@
 //! Reading directories, and referring to many of them without holding a descriptor for each.
 
+use std::cell::RefCell;
 use std::ffi::{CStr, OsStr, OsString};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
@@ -48,24 +49,30 @@ pub(crate) struct Name {
     pub kind: Option<FileKind>,
 }
 
+thread_local! {
+    /// What the kernel fills with entries; kept, since a large tree has many directories.
+    static BUFFER: RefCell<Vec<u8>> = RefCell::new(Vec::with_capacity(32 << 10));
+}
+
 /// All names but `.` and `..` in an open directory, in the order of the file system.
 pub(crate) fn read_names(fd: impl AsFd) -> Result<Vec<Name>> {
     let fd = fd.as_fd();
     rustix::fs::seek(fd, rustix::fs::SeekFrom::Start(0))?;
-    let mut buf = Vec::with_capacity(32 << 10);
-    let mut dir = RawDir::new(fd, buf.spare_capacity_mut());
-    let mut names = Vec::new();
-    while let Some(entry) = dir.next() {
-        let entry = entry?;
-        if !is_dot(entry.file_name()) {
-            let kind = match entry.file_type() {
-                FileType::Unknown => None,
-                t => Some(FileKind::from_mode(t.as_raw_mode())),
-            };
-            names.push(Name { name: OsString::from_vec(entry.file_name().to_bytes().to_vec()), kind });
+    BUFFER.with_borrow_mut(|buffer| {
+        let mut dir = RawDir::new(fd, buffer.spare_capacity_mut());
+        let mut names = Vec::new();
+        while let Some(entry) = dir.next() {
+            let entry = entry?;
+            if !is_dot(entry.file_name()) {
+                let kind = match entry.file_type() {
+                    FileType::Unknown => None,
+                    t => Some(FileKind::from_mode(t.as_raw_mode())),
+                };
+                names.push(Name { name: OsString::from_vec(entry.file_name().to_bytes().to_vec()), kind });
+            }
         }
-    }
-    Ok(names)
+        Ok(names)
+    })
 }
 
 fn is_dot(name: &CStr) -> bool {

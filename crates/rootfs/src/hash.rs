@@ -6,9 +6,9 @@ use std::io::Read as _;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 
-use kiln_oci::{Digest, Hasher};
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
+use sha2::{Digest as _, Sha256};
 
 use crate::error::{Context as _, Result, RootfsError};
 use crate::par;
@@ -70,7 +70,7 @@ pub(crate) fn ensure(tree: &ContextTree, files: impl Iterator<Item = (usize, usi
     })
 }
 
-fn file_digest(tree: &ContextTree, dir: &OwnedFd, entry: &Entry, path: &Path, buf: &mut [u8]) -> Result<Digest> {
+fn file_digest(tree: &ContextTree, dir: &OwnedFd, entry: &Entry, path: &Path, buf: &mut [u8]) -> Result<[u8; 32]> {
     let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
     let changed = || RootfsError::Changed { path: path.to_owned() };
     let mut file = match rustix::fs::openat(dir, &entry.name, flags, Mode::empty()) {
@@ -81,7 +81,7 @@ fn file_digest(tree: &ContextTree, dir: &OwnedFd, entry: &Entry, path: &Path, bu
     if before.kind != FileKind::File || !tree.is_unchanged(&entry.stat, &before) {
         return Err(changed());
     }
-    let mut hasher = Hasher::new();
+    let mut hasher = Sha256::new();
     let mut total = 0;
     loop {
         match file.read(buf).at("read", path)? {
@@ -97,9 +97,10 @@ fn file_digest(tree: &ContextTree, dir: &OwnedFd, entry: &Entry, path: &Path, bu
     if total != entry.stat.size || !tree.is_unchanged(&before, &after) {
         return Err(changed());
     }
+    let content = hasher.finalize().into();
     Ok(match xattrs {
-        None => hasher.finish(),
-        Some(attributes) => combine(&hasher.finish(), &attributes),
+        None => content,
+        Some(attributes) => combine(&content, &attributes),
     })
 }
 
@@ -112,11 +113,17 @@ fn content_xattrs(file: &File, path: &Path) -> Result<Option<xattr::Xattrs>> {
 }
 
 /// Content and attributes; files without attributes have their plain content digest.
-fn combine(content: &Digest, attributes: &xattr::Xattrs) -> Digest {
-    let mut hasher = Hasher::new();
-    hasher.field("content and attributes").field(content.bytes());
+fn combine(content: &[u8; 32], attributes: &xattr::Xattrs) -> [u8; 32] {
+    let mut hasher = Sha256::new();
+    let mut field = |bytes: &[u8]| {
+        hasher.update((bytes.len() as u64).to_le_bytes());
+        hasher.update(bytes);
+    };
+    field(b"content and attributes");
+    field(content);
     for (name, value) in attributes {
-        hasher.field(name.as_encoded_bytes()).field(value);
+        field(name.as_encoded_bytes());
+        field(value);
     }
-    hasher.finish()
+    hasher.finalize().into()
 }

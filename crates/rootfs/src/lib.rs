@@ -38,7 +38,7 @@ pub use error::{Result, RootfsError};
 pub use meta::Owner;
 pub use mode::ModeChange;
 pub use root::{DirEntry, Root};
-pub use select::{ManifestEntry, Selector, Source, TreeDigest, manifest, tree_digest};
+pub use select::{ManifestEntry, Selector, Source, TreeDigest, manifest, matches, tree_digest};
 pub use stack::Stack;
 pub use stat::{FileKind, Ownership, Stat, Time};
 pub use statcache::StatCache;

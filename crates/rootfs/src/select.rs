@@ -226,6 +226,11 @@ struct Visit<'a> {
     entry: Option<&'a Entry>,
 }
 
+/// The paths that a selector's sources stand for, in order, patterns replaced by what they match.
+pub fn matches(source: Source<'_>, selector: &Selector<'_>) -> Result<Vec<PathBuf>> {
+    Ok(pick(source, selector)?.into_iter().map(|p| p.path).collect())
+}
+
 /// Resolves a selector's sources, in order; matches of a pattern are sorted.
 pub(crate) fn pick<'a>(source: Source<'a>, selector: &Selector<'_>) -> Result<Vec<Pick<'a>>> {
     let mut picks = Vec::new();
@@ -353,7 +358,7 @@ fn encode(v: &Visit<'_>, xattrs: Option<&Xattrs>, out: &mut Vec<u8>) {
     }
     if let Some(entry) = v.entry {
         if let Some(digest) = entry.digest.get() {
-            field(out, digest.bytes());
+            field(out, digest);
         }
         if let Some(target) = &entry.target {
             field(out, target.as_os_str().as_bytes());
@@ -388,9 +393,9 @@ pub fn manifest(source: Source<'_>, selector: &Selector<'_>) -> Result<Vec<Manif
             if v.dir.is_some() && v.depth > 0 {
                 path.push(here.clone());
             }
-            let digest = v.entry.and_then(|e| {
-                e.digest.get().copied().or_else(|| e.target.as_ref().map(|t| Digest::of(t.as_os_str().as_bytes())))
-            });
+            let digest = v
+                .entry
+                .and_then(|e| e.digest().or_else(|| e.target.as_ref().map(|t| Digest::of(t.as_os_str().as_bytes()))));
             let Stat { kind, mode, uid, gid, .. } = *v.stat;
             all.push(ManifestEntry { path: here, kind, mode, owner: (uid, gid), digest });
         });

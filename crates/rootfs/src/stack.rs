@@ -83,6 +83,15 @@ impl Stack {
         Ok(self.find(path, true)?.path)
     }
 
+    /// Opens a regular file for reading; links are followed inside the stack.
+    pub fn open_file(&self, path: &Path) -> Result<std::fs::File> {
+        let found = self.find(path, true)?;
+        match found.entry.and_then(|(_, layer)| self.layers.get(layer)) {
+            Some(layer) => layer.open_file(&found.path),
+            None => Err(crate::RootfsError::NotFound { path: path.to_owned() }),
+        }
+    }
+
     /// The target of a symbolic link.
     pub fn read_link(&self, path: &Path) -> Result<PathBuf> {
         let parent = self.find(path.parent().unwrap_or(Path::new("")), true)?.path;

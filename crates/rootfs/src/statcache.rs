@@ -15,8 +15,6 @@ use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use kiln_oci::Digest;
-
 use crate::error::{Context as _, Result};
 use crate::stat::{FileKind, Stat};
 use crate::tree::ContextTree;
@@ -95,7 +93,7 @@ impl StatCache {
 
 impl CachedDir<'_> {
     /// The digest of `name`, if its metadata are those recorded. Names must be asked for in ascending order.
-    pub fn lookup(&mut self, name: &OsStr, stat: &Stat) -> Option<Digest> {
+    pub fn lookup(&mut self, name: &OsStr, stat: &Stat) -> Option<[u8; DIGEST]> {
         while self.left > 0 {
             let entry = parse_entry(self.rest)?;
             match entry.name.cmp(name.as_bytes()) {
@@ -105,7 +103,7 @@ impl CachedDir<'_> {
                     self.left -= 1;
                     if order.is_eq() {
                         let digest: [u8; DIGEST] = entry.digest.try_into().ok()?;
-                        return (entry.meta == meta(stat)).then(|| Digest::sha256(digest));
+                        return (entry.meta == meta(stat)).then_some(digest);
                     }
                 }
             }
@@ -183,7 +181,6 @@ fn encode(tree: &ContextTree) -> Vec<u8> {
             .iter()
             .filter(|e| e.stat.kind == FileKind::File && tree.is_settled(&e.stat))
             .filter_map(|e| e.digest.get().map(|d| (e, d)))
-            .filter(|(_, d)| d.bytes().len() == DIGEST)
             .collect();
         let (Ok(path_len), Ok(count)) = (u32::try_from(dir.path.as_os_str().len()), u32::try_from(known.len())) else {
             continue;
@@ -199,7 +196,7 @@ fn encode(tree: &ContextTree) -> Vec<u8> {
             out.extend_from_slice(&(entry.name.len() as u16).to_le_bytes());
             out.extend_from_slice(entry.name.as_bytes());
             out.extend_from_slice(&meta(&entry.stat));
-            out.extend_from_slice(digest.bytes());
+            out.extend_from_slice(digest);
         }
     }
     let crc = crc32fast::hash(&out[HEADER..]);

@@ -52,7 +52,13 @@ pub(crate) struct Entry {
     /// Target, of symbolic links.
     pub target: Option<PathBuf>,
     /// Of regular files: content, and attributes if there are any.
-    pub digest: OnceLock<Digest>,
+    pub digest: OnceLock<[u8; 32]>,
+}
+
+impl Entry {
+    pub fn digest(&self) -> Option<Digest> {
+        self.digest.get().map(|d| Digest::sha256(*d))
+    }
 }
 
 /// A directory of a tree.

@@ -1,5 +1,7 @@
 //! `COPY` as Docker does it: where things go, and what becomes of what is there.
 
+#![allow(clippy::unwrap_used)]
+
 mod common;
 
 use std::ffi::OsStr;

@@ -1,5 +1,7 @@
 //! Scanned trees: what their digests depend on, and when the stat cache may be believed.
 
+#![allow(clippy::unwrap_used)]
+
 mod common;
 
 use std::path::{Path, PathBuf};
