@@ -140,6 +140,13 @@ fn prepare_packages(resolution: &Resolution, context: &Context<'_>) -> Result<()
     if damaged { fetch(resolution, context) } else { Ok(()) }
 }
 
+impl Resolution {
+    /// The config of an image with this base, as far as it is known before the base is built.
+    pub fn config(&self) -> ImageConfig {
+        config(self, self.package("ca-certificates").is_some())
+    }
+}
+
 fn config(resolution: &Resolution, certificates: bool) -> ImageConfig {
     let platform = resolution.spec.platform().unwrap_or_else(|| kiln_oci::Platform::new("linux", &resolution.arch, None));
     let mut config = ImageConfig::empty(&platform);

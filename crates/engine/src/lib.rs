@@ -1,1 +1,43 @@
-//! To be written.
+//! Builds and everything around images: sources, operations, exporters, transfers, events.
+//!
+//! The path of one build: [`build::build`] loads the context and Dockerfile, has the frontend lower it to a graph, computes
+//! definition keys, lets the solver decide what has to run, runs that over the store's layers, and exports the result.
+//!
+//! Invariants:
+//! - nothing here prints, reads the environment or knows a terminal: what happens is sent as [`events::Event`]s;
+//! - a file of a container's root is only touched through `kiln_rootfs`.
+
+mod admission;
+pub mod build;
+mod contexts;
+mod debian;
+mod engine;
+pub mod error;
+pub mod events;
+mod export;
+mod layers;
+mod layout;
+pub mod leaks;
+mod ops;
+mod plan_source;
+pub mod request;
+mod resolve;
+pub mod run;
+mod secrets;
+mod ssh;
+mod steps;
+mod transfer;
+mod value;
+mod views;
+
+pub use engine::{Engine, EngineOptions};
+pub use error::Error;
+pub use kiln_dockerfile as dockerfile;
+pub use kiln_executor as executor;
+pub use kiln_frontend as frontend;
+pub use kiln_graph as graph;
+pub use kiln_oci as oci;
+pub use kiln_registry as registry;
+pub use kiln_rootfs as rootfs;
+pub use kiln_store as store;
+pub use steps::{Step, Steps};

@@ -16,7 +16,7 @@ mod time;
 
 pub use config::{ContainerConfig, Empty, Health, History, ImageConfig, RootFs};
 pub use digest::{Digest, DigestError, Hasher, chain_id};
-pub use manifest::{Descriptor, Index, Manifest, ManifestError, ManifestKind, parse_manifest};
+pub use manifest::{Descriptor, Index, MAX_MANIFEST, Manifest, ManifestError, ManifestKind, parse_manifest};
 pub use platform::{Platform, PlatformError};
 pub use reference::{Reference, ReferenceError};
 pub use time::{Timestamp, TimestampError};

@@ -28,10 +28,12 @@ pub(crate) fn set_owner_mode(dir: BorrowedFd<'_>, name: &OsStr, stat: &Stat, own
         Err(e) => return Err(e),
         Ok(()) => false,
     };
-    if stat.kind != FileKind::Symlink {
-        chmod(dir, name, stat.mode)?;
+    // Before the mode, which may forbid writing attributes.
+    record(dir, name, stat, refused, ownership)?;
+    if stat.kind == FileKind::Symlink {
+        return Ok(());
     }
-    record(dir, name, stat, refused, ownership)
+    chmod(dir, name, stat.mode)
 }
 
 fn chown(dir: BorrowedFd<'_>, name: &OsStr, stat: &Stat, flags: AtFlags) -> Result<()> {

@@ -9,7 +9,7 @@ use std::str::FromStr;
 use std::sync::Arc;
 
 use kiln_oci::media::Compression;
-use kiln_oci::{Descriptor, Digest};
+use kiln_oci::{Descriptor, Digest, Timestamp};
 use rusqlite::{Connection, OptionalExtension, params};
 use rustix::fs::{CWD, RenameFlags};
 use rustix::io::Errno;
@@ -63,6 +63,13 @@ impl FromStr for LayerId {
 #[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
 pub struct Snapshot(pub Vec<LayerId>);
 
+impl Snapshot {
+    /// The same with another layer on top.
+    pub fn with(&self, layer: LayerId) -> Self {
+        Self(self.0.iter().copied().chain([layer]).collect())
+    }
+}
+
 /// A compressed (or not) form of a layer.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LayerBlob {
@@ -102,6 +109,8 @@ pub struct Layer {
     pub unpacked: bool,
     /// Where a blob can be had; only the engine understands it.
     pub remote: Option<String>,
+    /// When it was recorded here.
+    pub created: Timestamp,
 }
 
 /// The layers of a store.
@@ -214,7 +223,7 @@ impl Layers<'_> {
         draft.publish(&target)?;
         self.0.inner().db.write(|tx| {
             let (disk, check) = columns(measured);
-            let sql = "UPDATE layers SET unpacked=1, disk=?2, checksum=?3, boot=?4, created=?5 WHERE id=?1";
+            let sql = "UPDATE layers SET unpacked=1, disk=?2, checksum=?3, boot=?4, written=?5 WHERE id=?1";
             Ok(tx.execute(sql, params![id.0, disk, check, boot_id(), now_ms()])?)
         })?;
         Ok(())
@@ -318,8 +327,8 @@ fn columns(measured: Option<Measured>) -> (Option<i64>, Option<i64>) {
 fn insert(db: &Connection, id: &LayerId, meta: &LayerMeta, files: Option<Option<Measured>>) -> Result<()> {
     let (disk, check) = columns(files.flatten());
     let boot = files.map(|_| boot_id());
-    let sql = "INSERT INTO layers(id, diff_id, size, unpacked, remote, created, disk, checksum, boot) \
-               VALUES(?1,?2,?3,?4,?5,?6,?7,?8,?9)";
+    let sql = "INSERT INTO layers(id, diff_id, size, unpacked, remote, created, disk, checksum, boot, written) \
+               VALUES(?1,?2,?3,?4,?5,?6,?7,?8,?9,?6)";
     let (diff_id, size) = (meta.diff_id.as_ref().map(Digest::bytes), meta.size.map(|s| s as i64));
     let unpacked = files.is_some();
     db.prepare_cached(sql)?.execute(params![
@@ -361,11 +370,11 @@ pub(crate) fn diff_id(db: &Connection, id: &LayerId) -> Result<Option<Digest>> {
 }
 
 fn load(db: &Connection, id: &LayerId) -> Result<Option<Layer>> {
-    type Row = (Option<Vec<u8>>, Option<i64>, bool, Option<String>);
-    let mut statement = db.prepare_cached("SELECT diff_id, size, unpacked, remote FROM layers WHERE id=?1")?;
+    type Row = (Option<Vec<u8>>, Option<i64>, bool, Option<String>, i64);
+    let mut statement = db.prepare_cached("SELECT diff_id, size, unpacked, remote, created FROM layers WHERE id=?1")?;
     let row: Option<Row> =
-        statement.query_row([id.0], |r| Ok((r.get(0)?, r.get(1)?, r.get(2)?, r.get(3)?))).optional()?;
-    let Some((diff_id, size, unpacked, remote)) = row else { return Ok(None) };
+        statement.query_row([id.0], |r| Ok((r.get(0)?, r.get(1)?, r.get(2)?, r.get(3)?, r.get(4)?))).optional()?;
+    let Some((diff_id, size, unpacked, remote, created)) = row else { return Ok(None) };
     let diff_id = diff_id.map(|d| db::digest_from(&d, "layers")).transpose()?;
     let mut statement =
         db.prepare_cached("SELECT compression, level, descriptor FROM layer_blobs WHERE layer=?1 ORDER BY digest")?;
@@ -381,7 +390,15 @@ fn load(db: &Connection, id: &LayerId) -> Result<Option<Layer>> {
         };
         blobs.push(LayerBlob { compression, level, descriptor: db::json(&descriptor, "layer_blobs")? });
     }
-    Ok(Some(Layer { id: *id, diff_id, size: size.map(|s| s as u64), blobs, unpacked, remote }))
+    Ok(Some(Layer {
+        id: *id,
+        diff_id,
+        size: size.map(|s| s as u64),
+        blobs,
+        unpacked,
+        remote,
+        created: Timestamp::from_seconds(created / 1000).unwrap_or(Timestamp::EPOCH),
+    }))
 }
 
 /// A layer that is being made: a directory for its files and one for overlay's work. Dropped without a commit, it is removed.
@@ -416,7 +433,7 @@ impl LayerDraft {
         let recorded = self.store.inner().db.write(|tx| {
             insert(tx, &id, &meta, Some(measured))?;
             meta.blobs.iter().try_for_each(|blob| insert_blob(tx, &id, blob))?;
-            let settled = "UPDATE layers SET boot=NULL WHERE boot=?1 AND created<?2";
+            let settled = "UPDATE layers SET boot=NULL WHERE boot=?1 AND written<?2";
             tx.prepare_cached(settled)?.execute(params![boot_id(), now_ms() - SETTLED_AFTER_MS])?;
             Ok(())
         });

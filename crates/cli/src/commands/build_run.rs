@@ -1,0 +1,108 @@
+//! `kiln build`: running it and showing the result.
+
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use kiln_engine::build::{self, BuildResult};
+use kiln_engine::events::{Event, EventSink};
+
+use super::build::BuildArgs;
+use super::build_request::request;
+use super::check;
+use crate::environment::{Environment, cancel_on_signal};
+use crate::error::CliError;
+use crate::progress::{Display, Mode};
+
+/// Builds.
+pub fn run(args: &BuildArgs, environment: &Environment) -> Result<ExitCode, CliError> {
+    let notes = args.legacy.check().map_err(CliError::usage)?;
+    let method = check::Method::parse(if args.check { "check" } else { &args.call })?;
+    let request = request(args)?;
+    let engine = environment.engine()?;
+    if let Some(method) = method {
+        return check::run(&engine, &request, &method);
+    }
+    let cancel = cancel_on_signal();
+    let mode = if args.quiet { Mode::Quiet } else { args.progress };
+    let display = Display::start(mode, args.explain_cache);
+    for note in notes {
+        display.event(Event::Warning(note));
+    }
+    let lints = Arc::new(Lints::new(Arc::clone(&display)));
+    let outcome = build::build(&engine, request, Arc::clone(&lints) as Arc<dyn EventSink>, &cancel);
+    display.finish();
+    let result = outcome?;
+    if mode != Mode::Quiet {
+        lints.show();
+    }
+    finish(args, &result)
+}
+
+fn finish(args: &BuildArgs, result: &BuildResult) -> Result<ExitCode, CliError> {
+    let write = |path: &std::path::Path, text: String| {
+        std::fs::write(path, text).map_err(|e| CliError::failed(format!("can't write {}: {e}", path.display())))
+    };
+    if let (Some(path), Some(id)) = (&args.iidfile, result.image_id()) {
+        write(path, id.to_string())?;
+    }
+    if let Some(path) = &args.metadata_file {
+        let json = serde_json::to_string_pretty(&metadata(result)).map_err(|e| CliError::failed(e.to_string()))?;
+        write(path, json)?;
+    }
+    if args.quiet
+        && let Some(id) = result.image_id()
+    {
+        println!("{id}");
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// The keys that buildx writes.
+fn metadata(result: &BuildResult) -> serde_json::Value {
+    let mut all = serde_json::Map::new();
+    if let Some(exported) = result.exported.first() {
+        all.insert("containerimage.digest".into(), exported.target.digest.to_string().into());
+        all.insert("containerimage.descriptor".into(), serde_json::to_value(&exported.target).unwrap_or_default());
+        if let [image] = exported.images.as_slice() {
+            all.insert("containerimage.config.digest".into(), image.config.digest.to_string().into());
+        }
+        if !exported.names.is_empty() {
+            let names: Vec<String> = exported.names.iter().map(ToString::to_string).collect();
+            all.insert("image.name".into(), names.join(",").into());
+        }
+    }
+    serde_json::Value::Object(all)
+}
+
+/// Keeps warnings about the Dockerfile until the build ended, as they would scroll away.
+struct Lints {
+    display: Arc<Display>,
+    kept: std::sync::Mutex<Vec<kiln_engine::dockerfile::Diagnostic>>,
+}
+
+impl Lints {
+    fn new(display: Arc<Display>) -> Self {
+        Self { display, kept: std::sync::Mutex::default() }
+    }
+
+    fn show(&self) {
+        let kept = self.kept.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        if !kept.is_empty() {
+            eprintln!("\n{} warning{} found (`kiln build --check` shows the places):", kept.len(), if kept.len() == 1 { "" } else { "s" });
+            for lint in kept.iter() {
+                let rule = lint.rule.map(|r| format!("{}: ", r.name())).unwrap_or_default();
+                eprintln!(" - {rule}{}", lint.message);
+            }
+        }
+    }
+}
+
+impl EventSink for Lints {
+    fn event(&self, event: Event) {
+        if let Event::Lint(diagnostic) = &event {
+            self.kept.lock().unwrap_or_else(std::sync::PoisonError::into_inner).push((**diagnostic).clone());
+        }
+        self.display.event(event);
+    }
+}
+

@@ -1,0 +1,58 @@
+//! The commands. Each file has the arguments of one command, whose documentation is its `--help`, and runs it.
+
+mod build;
+mod build_request;
+mod build_run;
+mod check;
+mod completions;
+mod history;
+mod images;
+mod logs;
+mod parse;
+mod run;
+mod table;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+use crate::environment::Environment;
+use crate::error::CliError;
+
+/// Build small, trustworthy container images and run them, without a daemon and without root
+///
+/// The store is in /var/lib/kiln for root and in ~/.local/share/kiln for others, or where --root or KILN_ROOT say.
+#[derive(Debug, Parser)]
+#[command(name = "kiln", version, propagate_version = true, subcommand_required = true, arg_required_else_help = true)]
+pub struct Cli {
+    /// Directory of the store
+    #[arg(long, global = true, value_name = "DIRECTORY", env = "KILN_ROOT", value_hint = clap::ValueHint::DirPath)]
+    root: Option<PathBuf>,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    #[command(visible_alias = "b")]
+    Build(Box<build::BuildArgs>),
+    Run(Box<run::RunArgs>),
+    Images(images::ImagesArgs),
+    History(history::HistoryArgs),
+    Logs(logs::LogsArgs),
+    Completions(completions::CompletionsArgs),
+}
+
+/// Runs the command.
+pub fn run(cli: Cli) -> Result<ExitCode, CliError> {
+    let environment = Environment::new(cli.root);
+    match cli.command {
+        Command::Build(args) => build_run::run(&args, &environment),
+        Command::Run(args) => run::run(&args, &environment),
+        Command::Images(args) => images::run(&args, &environment),
+        Command::History(args) => history::run(&args, &environment),
+        Command::Logs(args) => logs::run(&args, &environment),
+        Command::Completions(args) => completions::run(&args),
+    }
+}

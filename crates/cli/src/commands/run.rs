@@ -1,0 +1,144 @@
+//! `kiln run`.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::Args;
+use kiln_engine::run::{BindMount, Published, RunRequest, run_image};
+
+use crate::environment::{Environment, cancel_on_signal};
+use crate::error::{CliError, code};
+
+/// Run a command in a new container
+///
+/// The container is in the foreground, on the host's network, and gone afterwards. Its exit code is passed on; 125 means
+/// that it could not be made, 126 that the command can't be executed, 127 that there is no such command.
+///
+/// Examples:
+///   kiln run --rm -it debian:bookworm bash
+///   kiln run --rm -v $PWD:/src -w /src gcc make
+#[derive(Debug, Args)]
+#[command(verbatim_doc_comment)]
+pub struct RunArgs {
+    /// Image: a name, or the beginning of an ID
+    image: String,
+    /// Command and its arguments, in place of the image's
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+    command: Vec<String>,
+    /// Keep standard input open
+    #[arg(short, long)]
+    interactive: bool,
+    /// Give the command a terminal
+    #[arg(short, long)]
+    tty: bool,
+    /// Remove the container afterwards; this is always so
+    #[arg(long)]
+    rm: bool,
+    /// Run a small init as process 1, which reaps processes and passes signals on
+    #[arg(long)]
+    init: bool,
+    /// Set a variable; without `=VALUE` it is taken from the environment
+    #[arg(short, long = "env", value_name = "NAME[=VALUE]")]
+    env: Vec<String>,
+    /// Bind a directory or file, `SOURCE:TARGET[:ro]`
+    #[arg(short, long = "volume", value_name = "SOURCE:TARGET")]
+    volumes: Vec<String>,
+    /// Working directory
+    #[arg(short, long, value_name = "PATH")]
+    workdir: Option<String>,
+    /// User, `name|uid[:group|gid]`
+    #[arg(short, long, value_name = "USER")]
+    user: Option<String>,
+    /// Program in place of the image's entry point
+    #[arg(long, value_name = "PROGRAM")]
+    entrypoint: Option<String>,
+    /// Network: host (the default) or none
+    #[arg(long, value_name = "MODE", default_value = "host", alias = "net")]
+    network: String,
+    /// Host name
+    #[arg(long, value_name = "NAME")]
+    hostname: Option<String>,
+    /// Make the root read-only
+    #[arg(long)]
+    read_only: bool,
+    /// Ports; on the host's network every port is reachable as it is, so PORT:PORT is accepted
+    #[arg(short, long = "publish", value_name = "PORT:PORT")]
+    publish: Vec<String>,
+}
+
+/// Runs the container.
+pub fn run(args: &RunArgs, environment: &Environment) -> Result<ExitCode, CliError> {
+    let request = request(args)?;
+    let engine = environment.engine().map_err(|e| e.with_code(code::RUN_FAILED))?;
+    let cancel = cancel_on_signal();
+    match run_image(&engine, &request, &cancel) {
+        Ok(code) => Ok(ExitCode::from(u8::try_from(code & 0xff).unwrap_or(code::RUN_FAILED))),
+        Err(error) => {
+            let code = match &error {
+                kiln_engine::Error::Executor(e) => e.exit_code().and_then(|c| u8::try_from(c).ok()),
+                kiln_engine::Error::Cancelled => Some(code::INTERRUPTED),
+                _ => None,
+            };
+            Err(CliError::from(error).with_code(code.unwrap_or(code::RUN_FAILED)))
+        }
+    }
+}
+
+fn request(args: &RunArgs) -> Result<RunRequest, CliError> {
+    let host_network = match args.network.as_str() {
+        "host" | "default" => true,
+        "none" => false,
+        other => return Err(CliError::usage(format!("--network {other}: use host or none"))),
+    };
+    let env = args.env.iter().filter_map(|e| match e.contains('=') {
+        true => Some(e.clone()),
+        false => std::env::var(e).ok().map(|v| format!("{e}={v}")),
+    });
+    Ok(RunRequest {
+        image: args.image.clone(),
+        command: args.command.clone(),
+        interactive: args.interactive,
+        terminal: args.tty,
+        init: args.init,
+        env: env.collect(),
+        mounts: args.volumes.iter().map(|v| volume(v)).collect::<Result<_, _>>()?,
+        workdir: args.workdir.clone(),
+        user: args.user.clone(),
+        entrypoint: args.entrypoint.clone(),
+        host_network,
+        hostname: args.hostname.clone(),
+        read_only: args.read_only,
+        published: args.publish.iter().map(|p| published(p)).collect::<Result<_, _>>()?,
+    })
+}
+
+fn volume(text: &str) -> Result<BindMount, CliError> {
+    let parts: Vec<&str> = text.split(':').collect();
+    let (source, target, mode) = match parts[..] {
+        [source, target] => (source, target, "rw"),
+        [source, target, mode] => (source, target, mode),
+        _ => return Err(CliError::usage(format!("--volume {text}: expected SOURCE:TARGET[:ro]"))),
+    };
+    if !source.contains('/') && source != "." {
+        return Err(CliError::usage(format!("--volume {text}: named volumes are not supported, give a path")));
+    }
+    if !target.starts_with('/') {
+        return Err(CliError::usage(format!("--volume {text}: the target must be an absolute path")));
+    }
+    let readonly = match mode {
+        "ro" => true,
+        "rw" | "z" | "Z" => false,
+        other => return Err(CliError::usage(format!("--volume {text}: the option {other} is not supported"))),
+    };
+    Ok(BindMount { source: PathBuf::from(source), target: PathBuf::from(target), readonly })
+}
+
+fn published(text: &str) -> Result<Published, CliError> {
+    let bad = || CliError::usage(format!("--publish {text}: the container is on the host's network, so only PORT:PORT with equal ports is possible"));
+    let (ports, _) = text.split_once('/').unwrap_or((text, "tcp"));
+    let (host, container) = ports.rsplit_once(':').ok_or_else(bad)?;
+    let host = host.rsplit(':').next().unwrap_or(host);
+    let port = |p: &str| p.parse::<u16>().map_err(|_| bad());
+    let (host, container) = (port(host)?, port(container)?);
+    if host != container { Err(bad()) } else { Ok(Published { port: host }) }
+}

@@ -1,0 +1,144 @@
+//! Errors as the user sees them: what happened, where, what to do, and the exit code.
+
+use std::io::IsTerminal;
+
+use kiln_engine::Error;
+use kiln_engine::error::{Cause, StepError};
+
+use crate::excerpt;
+
+/// Exit codes; documented in `kiln help`.
+pub mod code {
+    /// The operation failed.
+    pub const FAILED: u8 = 1;
+    /// The command line is wrong.
+    pub const USAGE: u8 = 2;
+    /// A build check failed.
+    pub const CHECK: u8 = 3;
+    /// A secret was found.
+    pub const LEAK: u8 = 4;
+    /// `kiln run`: the container could not be started.
+    pub const RUN_FAILED: u8 = 125;
+    /// Interrupted by the user.
+    pub const INTERRUPTED: u8 = 130;
+}
+
+/// An error on its way to the user.
+#[derive(Debug)]
+pub struct CliError {
+    message: String,
+    hint: Option<String>,
+    code: u8,
+}
+
+impl CliError {
+    /// The command line is wrong.
+    pub fn usage(message: impl Into<String>) -> Self {
+        Self { message: message.into(), hint: None, code: code::USAGE }
+    }
+
+    /// Something failed.
+    pub fn failed(message: impl Into<String>) -> Self {
+        Self { message: message.into(), hint: None, code: code::FAILED }
+    }
+
+    /// Nothing more is to be said.
+    pub fn silent(code: u8) -> Self {
+        Self { message: String::new(), hint: None, code }
+    }
+
+    /// Adds advice.
+    pub fn with_hint(mut self, hint: impl Into<String>) -> Self {
+        self.hint = Some(hint.into());
+        self
+    }
+
+    /// Sets the exit code.
+    pub fn with_code(mut self, code: u8) -> Self {
+        self.code = code;
+        self
+    }
+
+    /// The exit code.
+    pub fn code(&self) -> u8 {
+        self.code
+    }
+
+    /// Writes it to standard error.
+    pub fn show(&self) {
+        if self.message.is_empty() {
+            return;
+        }
+        let colour = std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none();
+        let head = if colour { "\x1b[1;31merror\x1b[0m" } else { "error" };
+        eprintln!("{head}: {}", self.message);
+        if let Some(hint) = &self.hint {
+            eprintln!("hint: {hint}");
+        }
+    }
+}
+
+impl From<Error> for CliError {
+    fn from(error: Error) -> Self {
+        match error {
+            Error::Dockerfile { file: source, diagnostics } => {
+                excerpt::show(&source, &diagnostics);
+                let errors = diagnostics.iter().filter(|d| d.is_error()).count().max(1);
+                let plural = if errors == 1 { "" } else { "s" };
+                Self::failed(format!("{}: {errors} error{plural}", source.name()))
+            }
+            Error::Step(step) => step_error(*step),
+            Error::Leaks(leaks) => {
+                let list: String = leaks.iter().map(|l| format!("\n  {}\n    {}", l.describe(), l.remedy())).collect();
+                Self::failed(format!("the result was not written: it holds secrets{list}"))
+                    .with_hint("--leaks=warn writes it all the same")
+                    .with_code(code::LEAK)
+            }
+            Error::Cancelled => Self::failed("interrupted").with_code(code::INTERRUPTED),
+            Error::Request { message, hint } => Self { message, hint, code: code::FAILED },
+            other => {
+                let hint = hint(&other);
+                Self { message: chain(&other), hint, code: code::FAILED }
+            }
+        }
+    }
+}
+
+fn step_error(step: StepError) -> CliError {
+    if let (Some(source), Some(location)) = (&step.source_text, &step.location) {
+        excerpt::lines(source, location);
+    }
+    let output: String = step.output.iter().map(|line| format!("\n > {line}")).collect();
+    let output = if output.is_empty() { output } else { format!("\n last output:{output}") };
+    match step.cause {
+        Cause::Other(cause) => {
+            let nested = CliError::from(*cause);
+            CliError { message: format!("{}: {}{output}", step.name, nested.message), ..nested }
+        }
+        cause => CliError::failed(format!("{}: {cause}{output}", step.name))
+            .with_hint("`kiln logs` shows the whole output of the last build"),
+    }
+}
+
+/// The error with its causes, each said once.
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        let more = cause.to_string();
+        if !text.contains(&more) {
+            text = format!("{text}: {more}");
+        }
+        source = cause.source();
+    }
+    text
+}
+
+fn hint(error: &Error) -> Option<String> {
+    match error {
+        Error::Store(kiln_engine::store::Error::DiskFull { .. }) => {
+            Some("`kiln system df` shows what uses the space, `kiln prune` frees it".to_owned())
+        }
+        _ => None,
+    }
+}

@@ -1,0 +1,70 @@
+//! Shows places in a Dockerfile.
+
+use std::io::IsTerminal;
+
+use annotate_snippets::{AnnotationKind, Group, Level, Renderer, Snippet};
+use kiln_engine::dockerfile::{Diagnostic, Source};
+use kiln_engine::graph::Location;
+
+/// More than this many diagnostics help nobody; the rest is counted.
+const MOST: usize = 50;
+
+fn renderer() -> Renderer {
+    let colour = std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none();
+    if colour { Renderer::styled() } else { Renderer::plain() }
+}
+
+/// Shows diagnostics with the lines they are about.
+pub fn show(source: &Source, diagnostics: &[Diagnostic]) {
+    for diagnostic in diagnostics.iter().take(MOST) {
+        eprintln!("{}\n", render(source, diagnostic));
+    }
+    if diagnostics.len() > MOST {
+        eprintln!("… and {} more", diagnostics.len() - MOST);
+    }
+}
+
+fn render(source: &Source, diagnostic: &Diagnostic) -> String {
+    let text = String::from_utf8_lossy(source.bytes());
+    // Lossy decoding of a file that is not UTF-8 would move every span.
+    if text.len() != source.bytes().len() || text.len() > 1 << 20 {
+        return diagnostic.one_line(source);
+    }
+    let clamp = |span: kiln_engine::dockerfile::Span| boundary(&text, span.start)..boundary(&text, span.end.max(span.start));
+    let level = if diagnostic.is_error() { Level::ERROR } else { Level::WARNING };
+    let main = AnnotationKind::Primary.span(clamp(diagnostic.span)).label(diagnostic.label.as_str());
+    let others = diagnostic.labels.iter().map(|l| AnnotationKind::Context.span(clamp(l.span)).label(l.text.as_str()));
+    let snippet = Snippet::source(text.as_ref()).path(source.name()).annotation(main).annotations(others);
+    let title = match diagnostic.rule {
+        Some(rule) => format!("{}: {}", rule.name(), diagnostic.message),
+        None => diagnostic.message.clone(),
+    };
+    let mut group: Group<'_> = level.primary_title(title.as_str()).element(snippet);
+    if let Some(help) = &diagnostic.help {
+        group = group.element(Level::HELP.message(help.as_str()));
+    }
+    if let Some(url) = diagnostic.url {
+        group = group.element(Level::NOTE.message(url));
+    }
+    renderer().render(&[group])
+}
+
+fn boundary(text: &str, mut at: usize) -> usize {
+    at = at.min(text.len());
+    while !text.is_char_boundary(at) {
+        at -= 1;
+    }
+    at
+}
+
+/// Shows the lines of a step, as BuildKit does: two lines around, the step's own marked.
+pub fn lines(source: &Source, location: &Location) {
+    let (first, last) = (location.start_line as usize, location.end_line as usize);
+    eprintln!("{}:{first}", location.file);
+    eprintln!("--------------------");
+    for line in first.saturating_sub(2).max(1)..=(last + 2).min(source.line_count()) {
+        let mark = if (first..=last).contains(&line) { ">>>" } else { "   " };
+        eprintln!("{line:4} | {mark} {}", source.line_text(line));
+    }
+    eprintln!("--------------------");
+}

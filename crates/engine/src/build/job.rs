@@ -1,0 +1,163 @@
+//! One build's state, which all its threads share.
+
+use std::collections::BTreeMap;
+use std::os::fd::AsFd;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use kiln_dockerfile::Source;
+use kiln_executor::CancelToken;
+use kiln_graph::{Graph, Selector};
+use kiln_oci::{Digest, Platform};
+use kiln_rootfs::Root;
+use kiln_secrets::Redactor;
+use kiln_store::{LayerMeta, Snapshot};
+
+use super::plan::Plan;
+use crate::admission::Admission;
+use crate::contexts::Contexts;
+use crate::engine::Engine;
+use crate::error::{Error, Result};
+use crate::events::StepId;
+use crate::layers::{PackOptions, Packed};
+use crate::leaks::LeakSearch;
+use crate::request::BuildRequest;
+use crate::resolve::Resolved;
+use crate::secrets::Secrets;
+use crate::ssh::AgentSocket;
+use crate::steps::Steps;
+use crate::value::Value;
+
+/// One build.
+pub struct Job {
+    /// What is shared with other operations.
+    pub engine: Arc<Engine>,
+    /// What is to be done.
+    pub request: BuildRequest,
+    /// The graph.
+    pub graph: Graph,
+    /// Its definition keys.
+    pub plan: Plan,
+    /// Local and remote contexts.
+    pub contexts: Arc<Contexts>,
+    /// Images and other sources that were resolved.
+    pub resolved: Arc<Resolved>,
+    /// What the user sees.
+    pub steps: Steps,
+    /// The steps of the vertices.
+    pub step_ids: Vec<StepId>,
+    /// Ends the build.
+    pub cancel: CancelToken,
+    /// How many steps run at once.
+    pub admission: Admission,
+    /// Values of secrets.
+    pub secrets: Arc<Secrets>,
+    /// What must not be in the result.
+    pub known_secrets: Vec<kiln_secrets::Secret>,
+    /// Hides them in logs.
+    pub redactor: Redactor,
+    /// The Dockerfile, for excerpts.
+    pub dockerfile: Option<Source>,
+    /// Identifies the context and Dockerfile between builds.
+    pub project: String,
+    /// Platforms of the result.
+    pub platforms: Vec<Platform>,
+    /// Digests of parts of trees that were computed.
+    pub digests: Mutex<BTreeMap<(Digest, Vec<u8>), Digest>>,
+}
+
+impl Job {
+    /// The step of a vertex.
+    pub fn step_id(&self, index: usize) -> StepId {
+        self.step_ids.get(index).copied().unwrap_or(StepId(0))
+    }
+
+    /// What a new layer is recorded with.
+    pub fn layer_meta(&self) -> LayerMeta {
+        LayerMeta::default()
+    }
+
+    /// What stands for a source between builds.
+    pub fn source_identity(&self, index: usize) -> Option<String> {
+        self.resolved.identity(&self.graph.vertices()[index]).map(|d| d.to_string())
+    }
+
+    /// A value to read.
+    pub fn readable(&self, value: &Value) -> Result<Root> {
+        match value {
+            Value::Tree { snapshot, .. } => self.engine.views.readable(snapshot),
+            Value::Context(name) => self.readable_context(name),
+        }
+    }
+
+    /// A context without what its ignore file excludes.
+    fn readable_context(&self, name: &str) -> Result<Root> {
+        let context = self.contexts.get(name)?;
+        if !context.has_ignore_rules() {
+            return Ok(context.root().clone());
+        }
+        let draft = self.engine.store.scratch()?;
+        let (fs, work) = (draft.path().join("fs"), draft.path().join("work"));
+        for dir in [&fs, &work] {
+            std::fs::create_dir_all(dir).map_err(|e| Error::io("create", dir, e))?;
+        }
+        let root = self.writable_context(name, &fs, &work)?;
+        self.contexts.keep(draft);
+        Ok(root)
+    }
+
+    /// A context to write to without changing it, without what its ignore file excludes.
+    pub fn writable_context(&self, name: &str, upper: &Path, work: &Path) -> Result<Root> {
+        let context = self.contexts.get(name)?;
+        let hidden = Root::open(upper)?;
+        context.hide_ignored(&hidden)?;
+        self.engine.views.over(&[context.directory().to_owned()], upper, work)
+    }
+
+    /// The digest of what selectors see of a value.
+    pub fn digest(&self, value: &Value, selectors: &[Selector]) -> Result<Digest> {
+        match value {
+            Value::Context(name) => self.contexts.get(name)?.digest(selectors),
+            Value::Tree { snapshot, identity } => {
+                let key = (*identity, format!("{selectors:?}").into_bytes());
+                if let Some(known) = self.digests.lock().unwrap_or_else(PoisonError::into_inner).get(&key) {
+                    return Ok(*known);
+                }
+                let digest = crate::contexts::digest_tree(&self.engine, snapshot, selectors)?;
+                self.digests.lock().unwrap_or_else(PoisonError::into_inner).insert(key, digest);
+                Ok(digest)
+            }
+        }
+    }
+
+    /// The files that selectors see of a context, for explanations.
+    pub fn context_manifest(&self, name: &str, selectors: &[Selector], most: usize) -> Vec<(String, String)> {
+        self.contexts.get(name).and_then(|c| c.manifest(selectors, most)).unwrap_or_default()
+    }
+
+    /// Copies a directory's content; for the first content of a cache mount.
+    pub fn copy_tree(&self, from: &Root, path: &Path, to: &Root) -> Result<()> {
+        crate::contexts::copy_all(from, path, to)
+    }
+
+    /// Copies a result out of the store. The user who asks owns it.
+    pub fn copy_out(&self, from: &Root, to: &Root) -> Result<()> {
+        crate::contexts::copy_all(from, Path::new("/"), to)
+    }
+
+    /// A socket of an ssh agent for one step, with the owner and mode that the step wants.
+    pub fn ssh_agent(&self, id: &str, owner: (u32, u32, u32)) -> Result<Option<AgentSocket>> {
+        let source = self.request.ssh.get(id);
+        source.map(|s| AgentSocket::open(&self.engine.store, s, owner)).transpose()
+    }
+
+    /// The directory of the project's own files for this build.
+    pub fn scratch_dir(&self) -> PathBuf {
+        self.engine.store.root().join("tmp")
+    }
+}
+
+/// A descriptor that can be sent elsewhere.
+pub fn owned_fd(root: &Root) -> Result<std::os::fd::OwnedFd> {
+    root.as_fd().try_clone_to_owned().map_err(|e| Error::io("open", "/", e))
+}

@@ -1,0 +1,285 @@
+//! The context and the Dockerfile.
+
+use std::collections::BTreeMap;
+use std::io::Read;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, PoisonError};
+
+use kiln_dockerfile::{Diagnostic, Dockerfile, IgnoreFile, IgnoreMatcher, LintContext, lint, parse};
+use kiln_oci::Hasher;
+use kiln_rootfs::Root;
+use kiln_source::{GitAuth, GitFetcher, GitUrl, HttpOptions};
+
+use crate::contexts::{Contexts, LocalContext, MAIN, unpack_archive};
+use crate::engine::Engine;
+use crate::error::{Error, Result};
+use crate::events::{Event, Outcome};
+use crate::request::{BuildRequest, ContextSource, DockerfileSource};
+use crate::steps::Steps;
+
+/// Largest Dockerfile, in bytes.
+const MAX_DOCKERFILE: usize = 64 << 20;
+/// Largest ignore file, in bytes.
+const MAX_IGNORE: usize = 4 << 20;
+/// Names that are looked for in the context.
+const NAMES: [&str; 3] = ["Dockerfile", "dockerfile", "Containerfile"];
+
+/// What was loaded.
+pub struct Loaded {
+    /// The Dockerfile, without syntax errors.
+    pub dockerfile: Dockerfile,
+    /// What the build checks say.
+    pub warnings: Vec<Diagnostic>,
+    /// Whether warnings are errors (`# check=error=true`).
+    pub warnings_are_errors: bool,
+    /// The contexts.
+    pub contexts: Contexts,
+    /// Identifies context and Dockerfile between builds.
+    pub project: String,
+}
+
+impl Loaded {
+    /// Sends the warnings; fails if they are errors.
+    pub fn report(&self, steps: &Steps) -> Result<()> {
+        if self.warnings_are_errors && !self.warnings.is_empty() {
+            return Err(Error::Dockerfile { file: self.dockerfile.source.clone(), diagnostics: self.warnings.clone() });
+        }
+        for warning in &self.warnings {
+            steps.sink().event(Event::Lint(Box::new(warning.clone())));
+        }
+        Ok(())
+    }
+}
+
+/// The main context as a directory, or only a Dockerfile.
+struct Main {
+    directory: Option<PathBuf>,
+    dockerfile: Option<Vec<u8>>,
+    scratch: Option<kiln_store::Scratch>,
+    /// For messages and to tell projects apart.
+    name: String,
+}
+
+/// Loads and checks the Dockerfile and opens the contexts.
+pub fn load(engine: &Arc<Engine>, request: &BuildRequest, steps: &Steps) -> Result<Loaded> {
+    let mut step = steps.begin("[internal] load build definition");
+    let main = main_context(engine, request)?;
+    let (name, bytes, ignore_name) = read_dockerfile(engine, request, &main)?;
+    let parsed = parse(&bytes, &name);
+    if parsed.diagnostics.iter().any(Diagnostic::is_error) {
+        return Err(Error::Dockerfile { file: parsed.dockerfile.source.clone(), diagnostics: parsed.diagnostics });
+    }
+    check_syntax(&parsed.dockerfile, request)?;
+    let matcher = ignore_rules(&main, ignore_name.as_deref())?;
+    let lint_context = LintContext {
+        build_args: request.build_args.clone(),
+        target: request.target.clone(),
+        ignore: matcher.as_ref(),
+        ..LintContext::default()
+    };
+    let report = lint(&parsed.dockerfile, &lint_context);
+    let warnings_are_errors = report.fails_build();
+    let mut warnings = parsed.diagnostics;
+    warnings.extend(report.diagnostics);
+    let contexts = open_contexts(engine, request, &main, matcher)?;
+    if let Some(scratch) = main.scratch {
+        contexts.keep(scratch);
+    }
+    let mut hasher = Hasher::new();
+    hasher.field(&main.name).field(&name);
+    step.end(Outcome::Done);
+    Ok(Loaded { dockerfile: parsed.dockerfile, warnings, warnings_are_errors, contexts, project: hasher.finish().hex() })
+}
+
+fn main_context(engine: &Arc<Engine>, request: &BuildRequest) -> Result<Main> {
+    match &request.context {
+        ContextSource::Local(path) => {
+            let directory = path.canonicalize().map_err(|e| Error::io("open the context", path, e))?;
+            let name = directory.display().to_string();
+            Ok(Main { directory: Some(directory), dockerfile: None, scratch: None, name })
+        }
+        ContextSource::Stream(once) => {
+            let reader = once.lock().unwrap_or_else(PoisonError::into_inner).take();
+            let reader = reader.ok_or_else(|| Error::request("the context stream was read already"))?;
+            from_stream(engine, reader, "-")
+        }
+        ContextSource::Remote(url) if kiln_source::is_git_url(url) => from_git(engine, request, url),
+        ContextSource::Remote(url) => from_http(engine, url),
+    }
+}
+
+/// A tar of any compression, or a Dockerfile alone.
+fn from_stream(engine: &Arc<Engine>, mut reader: Box<dyn Read + Send>, name: &str) -> Result<Main> {
+    let mut head = vec![0; 1024];
+    let mut have = 0;
+    while have < head.len() {
+        match reader.read(&mut head[have..]).map_err(|e| Error::io("read", name, e))? {
+            0 => break,
+            n => have += n,
+        }
+    }
+    head.truncate(have);
+    let looks_like_text = kiln_compress::detect(&head) == kiln_compress::Format::Plain && !head.contains(&0);
+    if looks_like_text {
+        let mut text = head;
+        reader.take(MAX_DOCKERFILE as u64).read_to_end(&mut text).map_err(|e| Error::io("read", name, e))?;
+        return Ok(Main { directory: None, dockerfile: Some(text), scratch: None, name: name.to_owned() });
+    }
+    let scratch = engine.store.scratch()?;
+    let directory = scratch.path().join("context");
+    std::fs::create_dir(&directory).map_err(|e| Error::io("create", &directory, e))?;
+    unpack_archive(Box::new(std::io::Cursor::new(head).chain(reader)), &directory)?;
+    Ok(Main { directory: Some(directory), dockerfile: None, scratch: Some(scratch), name: name.to_owned() })
+}
+
+fn from_git(engine: &Arc<Engine>, request: &BuildRequest, text: &str) -> Result<Main> {
+    let url = GitUrl::parse(text).map_err(|e| Error::request(e.to_string()))?;
+    let fetcher = GitFetcher::new(&engine.store.sources_dir("git")?);
+    let secrets = crate::secrets::Secrets::new(request.secrets.clone());
+    let mut auth = match secrets.get("GIT_AUTH_TOKEN")? {
+        Some(token) => GitAuth::from_token(String::from_utf8_lossy(&token).trim()),
+        None => GitAuth::default(),
+    };
+    auth.known_hosts.clone_from(&engine.known_hosts);
+    if let Some(crate::request::SshSource::Socket(socket)) = request.ssh.get("default") {
+        auth.ssh_socket = Some(socket.clone());
+    }
+    let commit = fetcher.resolve(&url, &auth)?;
+    let scratch = engine.store.scratch()?;
+    let checkout = fetcher.checkout(&url, &commit, &auth, &scratch.path().join("context"))?;
+    let name = kiln_source::redact_url(text);
+    Ok(Main { directory: Some(checkout.dir), dockerfile: None, scratch: Some(scratch), name })
+}
+
+fn from_http(engine: &Arc<Engine>, url: &str) -> Result<Main> {
+    let scratch = engine.store.scratch()?;
+    let path = scratch.path().join("download");
+    let mut file = std::fs::File::create(&path).map_err(|e| Error::io("create", &path, e))?;
+    engine.http.get(url, &HttpOptions::default(), &mut file)?;
+    let file = std::fs::File::open(&path).map_err(|e| Error::io("open", &path, e))?;
+    from_stream(engine, Box::new(file), &kiln_source::redact_url(url))
+}
+
+/// The Dockerfile's name for messages, its bytes, and the path of the ignore file that belongs to it.
+fn read_dockerfile(engine: &Engine, request: &BuildRequest, main: &Main) -> Result<(String, Vec<u8>, Option<PathBuf>)> {
+    match &request.dockerfile {
+        DockerfileSource::Inline(bytes) => Ok(("Dockerfile".to_owned(), bytes.clone(), None)),
+        DockerfileSource::Remote(url) => {
+            let mut bytes = Vec::new();
+            let options = HttpOptions { limit: Some(MAX_DOCKERFILE as u64), ..HttpOptions::default() };
+            engine.http.get(url, &options, &mut bytes)?;
+            Ok((kiln_source::redact_url(url), bytes, None))
+        }
+        DockerfileSource::Default => match (&main.dockerfile, &main.directory) {
+            (Some(bytes), _) => Ok(("Dockerfile".to_owned(), bytes.clone(), None)),
+            (None, Some(directory)) => default_dockerfile(directory),
+            (None, None) => Err(Error::request("there is no Dockerfile")),
+        },
+        DockerfileSource::Path(path) => {
+            let remote = main.scratch.is_some();
+            match (&main.directory, remote) {
+                (Some(directory), true) => {
+                    let bytes = Root::open(directory)?.read_small(path, MAX_DOCKERFILE)?;
+                    let bytes = bytes.ok_or_else(|| no_dockerfile(path))?;
+                    Ok((path.display().to_string(), bytes, None))
+                }
+                _ => outside_dockerfile(path, main),
+            }
+        }
+    }
+}
+
+/// podman#28749: a link in the context does not lead out of it.
+fn default_dockerfile(directory: &Path) -> Result<(String, Vec<u8>, Option<PathBuf>)> {
+    let root = Root::open(directory)?;
+    for name in NAMES {
+        if let Some(bytes) = root.read_small(Path::new(name), MAX_DOCKERFILE)? {
+            return Ok((name.to_owned(), bytes, Some(directory.join(name))));
+        }
+    }
+    Err(no_dockerfile(&directory.join(NAMES[0])))
+}
+
+fn no_dockerfile(path: &Path) -> Error {
+    Error::request_with_hint(format!("there is no {}", path.display()), "name it with -f, or give another context")
+}
+
+fn outside_dockerfile(path: &Path, main: &Main) -> Result<(String, Vec<u8>, Option<PathBuf>)> {
+    let read = |p: &Path| -> std::io::Result<Vec<u8>> {
+        let file = std::fs::File::open(p)?;
+        if !file.metadata()?.is_file() {
+            return Err(std::io::Error::other("not a regular file"));
+        }
+        let mut bytes = Vec::new();
+        file.take(MAX_DOCKERFILE as u64).read_to_end(&mut bytes)?;
+        Ok(bytes)
+    };
+    match read(path) {
+        Ok(bytes) => Ok((path.display().to_string(), bytes, Some(path.to_owned()))),
+        // `-f sub/Dockerfile` means the context's for people who come from other tools.
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound && path.is_relative() => {
+            let inside = main.directory.as_ref().map(|d| d.join(path));
+            let found = inside.and_then(|p| read(&p).ok().map(|b| (p, b)));
+            found.map(|(p, b)| (path.display().to_string(), b, Some(p))).ok_or_else(|| no_dockerfile(path))
+        }
+        Err(e) => Err(Error::io("read", path, e)),
+    }
+}
+
+/// `<Dockerfile>.dockerignore` beats `.dockerignore`, which beats `.containerignore`.
+fn ignore_rules(main: &Main, dockerfile: Option<&Path>) -> Result<Option<IgnoreMatcher>> {
+    let Some(directory) = &main.directory else { return Ok(None) };
+    let beside = dockerfile.and_then(|path| {
+        let dir = Root::open(path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."))).ok()?;
+        let mut name = path.file_name()?.to_owned();
+        name.push(".dockerignore");
+        dir.read_small(Path::new(&name), MAX_IGNORE).ok().flatten()
+    });
+    let root = Root::open(directory)?;
+    let found = match beside {
+        Some(bytes) => Some(bytes),
+        None => match root.read_small(Path::new(".dockerignore"), MAX_IGNORE)? {
+            Some(bytes) => Some(bytes),
+            None => root.read_small(Path::new(".containerignore"), MAX_IGNORE)?,
+        },
+    };
+    let Some(bytes) = found else { return Ok(None) };
+    let matcher = IgnoreMatcher::new(&IgnoreFile::parse(&bytes)).map_err(|e| Error::request(format!(".dockerignore: {e}")))?;
+    Ok((!matcher.is_empty()).then_some(matcher))
+}
+
+fn open_contexts(engine: &Arc<Engine>, request: &BuildRequest, main: &Main, ignore: Option<IgnoreMatcher>) -> Result<Contexts> {
+    let mut contexts = Contexts::default();
+    match &main.directory {
+        Some(directory) => contexts.add(MAIN, LocalContext::open(engine, directory, ignore)?),
+        None => contexts.add(MAIN, LocalContext::open(engine, &engine.store.sources_dir("empty")?, None)?),
+    }
+    for (name, spec) in local_contexts(&request.named_contexts) {
+        let directory = Path::new(spec.strip_prefix("local://").unwrap_or(&spec)).to_owned();
+        let own = Main { directory: Some(directory.clone()), dockerfile: None, scratch: None, name: String::new() };
+        let ignore = ignore_rules(&own, None)?;
+        contexts.add(&name, LocalContext::open(engine, &directory, ignore)?);
+    }
+    Ok(contexts)
+}
+
+fn local_contexts(named: &BTreeMap<String, String>) -> impl Iterator<Item = (String, String)> + '_ {
+    named.iter().filter(|(_, spec)| !spec.contains("://") || spec.starts_with("local://")).filter(|(_, spec)| !kiln_source::is_git_url(spec)).map(|(n, s)| (n.clone(), s.clone()))
+}
+
+/// `# syntax=` names a frontend; kiln has the docker/dockerfile one built in and runs no other.
+fn check_syntax(dockerfile: &Dockerfile, request: &BuildRequest) -> Result<()> {
+    let asked = request.build_args.get("BUILDKIT_SYNTAX").cloned();
+    let asked = asked.or_else(|| dockerfile.directives.syntax.as_ref().map(|s| s.value.clone()));
+    match asked {
+        Some(syntax) if !kiln_dockerfile::is_docker_syntax(&syntax) => {
+            let mut diagnostic = Diagnostic::error(
+                dockerfile.directives.syntax.as_ref().map(|s| s.span).unwrap_or_default(),
+                format!("the frontend {syntax:?} is not supported"),
+            );
+            diagnostic.help = Some("kiln has docker/dockerfile built in; remove the line, or build with BuildKit".to_owned());
+            Err(Error::Dockerfile { file: dockerfile.source.clone(), diagnostics: vec![diagnostic] })
+        }
+        _ => Ok(()),
+    }
+}

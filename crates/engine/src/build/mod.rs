@@ -1,0 +1,217 @@
+//! One build from beginning to end.
+
+mod explain;
+mod job;
+mod load;
+mod log;
+pub mod plan;
+mod result;
+mod solve;
+
+use std::sync::{Arc, Mutex};
+
+use kiln_executor::CancelToken;
+use kiln_frontend::{LowerError, LowerRequest, Lowered};
+use kiln_graph::{ResolveMode, VertexId};
+use kiln_oci::Platform;
+use kiln_secrets::{Origin, Redactor, Secret};
+
+pub use job::{Job, owned_fd};
+pub use load::{Loaded, load};
+pub use result::BuildResult;
+
+use crate::admission::Admission;
+use crate::engine::Engine;
+use crate::error::{Error, Result};
+use crate::events::{Event, EventSink};
+use crate::plan_source::Meta;
+use crate::request::{BuildRequest, SshSource};
+use crate::resolve::{ResolveOptions, Resolved};
+use crate::secrets::Secrets;
+use crate::steps::Steps;
+use plan::Plan;
+
+/// Builds, and writes the result where it was asked for.
+pub fn build(engine: &Arc<Engine>, request: BuildRequest, sink: Arc<dyn EventSink>, cancel: &CancelToken) -> Result<BuildResult> {
+    let log = Arc::new(log::BuildLogSink::create(engine, &request, sink)?);
+    let steps = Steps::new(Arc::clone(&log) as Arc<dyn EventSink>);
+    let outcome = run(engine, request, steps, cancel);
+    log.finish(&outcome);
+    outcome
+}
+
+fn run(engine: &Arc<Engine>, request: BuildRequest, steps: Steps, cancel: &CancelToken) -> Result<BuildResult> {
+    let loaded = load(engine, &request, &steps)?;
+    loaded.report(&steps)?;
+    let job = prepare(engine, request, loaded, steps, cancel)?;
+    let result = result::produce(&job);
+    job.contexts.save();
+    result
+}
+
+/// The build args, secrets and ssh agents of a target.
+pub fn outline(engine: &Arc<Engine>, request: &BuildRequest, loaded: &Loaded) -> Result<kiln_frontend::Outline> {
+    let options = ResolveOptions {
+        contexts: Arc::default(),
+        secrets: Arc::new(Secrets::new(request.secrets.clone())),
+        ssh_socket: None,
+        pull: request.pull,
+    };
+    let steps = Steps::new(Arc::new(crate::events::NoEvents));
+    let resolved = Arc::new(Resolved::new(Arc::clone(engine), steps, options));
+    let asked = lower_request(request, &loaded.dockerfile);
+    kiln_frontend::outline(&asked, &Meta(resolved)).map_err(|e| lower_error(e, &loaded.dockerfile))
+}
+
+/// Everything up to the point where something may have to run.
+fn prepare(engine: &Arc<Engine>, request: BuildRequest, loaded: Loaded, steps: Steps, cancel: &CancelToken) -> Result<ReadyJob> {
+    let secrets = Arc::new(Secrets::new(request.secrets.clone()));
+    let known = known_secrets(&request, &secrets)?;
+    let contexts = Arc::new(loaded.contexts);
+    let options = ResolveOptions {
+        contexts: Arc::clone(&contexts),
+        secrets: Arc::clone(&secrets),
+        ssh_socket: request.ssh.get("default").and_then(|s| match s {
+            SshSource::Socket(path) => Some(path.clone()),
+            SshSource::Keys(_) => None,
+        }),
+        pull: request.pull,
+    };
+    let resolved = Arc::new(Resolved::new(Arc::clone(engine), steps.clone(), options));
+    let lowered = lower(&request, &loaded.dockerfile, &resolved)?;
+    for warning in &lowered.warnings {
+        steps.sink().event(Event::Lint(Box::new(warning.clone())));
+    }
+    let targets: Vec<VertexId> = lowered.images.iter().filter_map(|i| i.root.map(|e| e.vertex)).collect();
+    let plan = Plan::new(&lowered.graph, &targets, &*resolved)?;
+    check_entitlements(&request, &lowered)?;
+    let step_ids = announce(&lowered, &plan, &steps);
+    let mut request = request;
+    request.source_date_epoch = lowered.source_date_epoch.or(request.source_date_epoch);
+    let platforms: Vec<Platform> = lowered.images.iter().map(|i| i.platform.clone()).collect();
+    let job = Job {
+        engine: Arc::clone(engine),
+        admission: Admission::new(request.jobs),
+        graph: lowered.graph,
+        plan,
+        contexts,
+        resolved,
+        steps,
+        step_ids,
+        cancel: cancel.clone(),
+        redactor: Redactor::new(&known),
+        known_secrets: known,
+        secrets,
+        dockerfile: Some(loaded.dockerfile.source.clone()),
+        project: loaded.project,
+        platforms,
+        digests: Mutex::default(),
+        request,
+    };
+    Ok(ReadyJob { job, images: lowered.images })
+}
+
+/// A job with the images that it is to make.
+pub struct ReadyJob {
+    job: Job,
+    images: Vec<kiln_frontend::Image>,
+}
+
+impl std::ops::Deref for ReadyJob {
+    type Target = Job;
+
+    fn deref(&self) -> &Job {
+        &self.job
+    }
+}
+
+/// What must not be in the result.
+fn known_secrets(request: &BuildRequest, secrets: &Secrets) -> Result<Vec<Secret>> {
+    let mut all: Vec<Secret> = secrets.all()?.into_iter().map(|(id, value)| Secret::new(id, Origin::Secret, value)).collect();
+    for (id, source) in &request.ssh {
+        if let SshSource::Keys(paths) = source {
+            for path in paths {
+                let key = std::fs::read(path).map_err(|e| Error::io("read the key", path, e))?;
+                all.push(Secret::new(format!("{id} ({})", path.display()), Origin::SshKey, key));
+            }
+        }
+    }
+    for (name, value) in &request.build_args {
+        // Short values are words such as `true`, which are everywhere.
+        if kiln_secrets::looks_like_credential(name) && value.len() >= 8 {
+            all.push(Secret::new(name.clone(), Origin::BuildArg, value.as_bytes()));
+        }
+    }
+    Ok(all)
+}
+
+/// What the frontend is to know.
+pub fn lower_request<'a>(request: &BuildRequest, dockerfile: &'a kiln_dockerfile::Dockerfile) -> LowerRequest<'a> {
+    LowerRequest {
+        target: request.target.clone(),
+        build_args: request.build_args.clone(),
+        platforms: request.platforms.clone(),
+        named_contexts: request.named_contexts.clone(),
+        labels: request.labels.clone(),
+        network: request.run.network,
+        extra_hosts: request.run.extra_hosts.clone(),
+        limits: request.run.limits.clone(),
+        resources: request.run.resources.clone(),
+        hostname: request.run.hostname.clone(),
+        no_cache: request.no_cache,
+        no_cache_filter: request.no_cache_filter.clone(),
+        resolve: if request.pull { ResolveMode::ForcePull } else { ResolveMode::Default },
+        source_date_epoch: request.source_date_epoch,
+        proxy: request.run.proxy.clone(),
+        ..LowerRequest::new(dockerfile, Platform::host())
+    }
+}
+
+fn lower(request: &BuildRequest, dockerfile: &kiln_dockerfile::Dockerfile, resolved: &Arc<Resolved>) -> Result<Lowered> {
+    kiln_frontend::lower(&lower_request(request, dockerfile), &Meta(Arc::clone(resolved))).map_err(|e| lower_error(e, dockerfile))
+}
+
+fn lower_error(error: LowerError, dockerfile: &kiln_dockerfile::Dockerfile) -> Error {
+    match error {
+        LowerError::Dockerfile(diagnostic) | LowerError::Resolve { diagnostic, .. } => {
+            Error::Dockerfile { file: dockerfile.source.clone(), diagnostics: vec![*diagnostic] }
+        }
+        LowerError::Request { message, help } => Error::Request { message, hint: help },
+        LowerError::Graph(error) => Error::request(error.to_string()),
+    }
+}
+
+/// CVE-2024-23653: what goes beyond the sandbox is granted here, in one place, for whatever asked for it.
+fn check_entitlements(request: &BuildRequest, lowered: &Lowered) -> Result<()> {
+    use kiln_graph::{NetworkMode, Op, SecurityMode};
+    let allow = request.run.allow;
+    for vertex in lowered.graph.vertices() {
+        let Op::Exec(exec) = &vertex.op else { continue };
+        let missing = match (exec.security, exec.network) {
+            (SecurityMode::Insecure, _) if !allow.security_insecure => "security.insecure",
+            (_, NetworkMode::Host) if !allow.network_host => "network.host",
+            _ => continue,
+        };
+        return Err(Error::request_with_hint(
+            format!("{} needs the entitlement {missing}, which was not granted", vertex.meta.name),
+            format!("add --allow {missing}"),
+        ));
+    }
+    Ok(())
+}
+
+fn announce(lowered: &Lowered, plan: &Plan, steps: &Steps) -> Vec<crate::events::StepId> {
+    let mut ids = Vec::with_capacity(lowered.graph.vertices().len());
+    for (index, vertex) in lowered.graph.vertices().iter().enumerate() {
+        let hidden = !plan.is_needed(index);
+        let id = match hidden {
+            true => crate::events::StepId(u32::MAX),
+            false => {
+                let inputs = vertex.inputs.iter().map(|e| ids[e.vertex.index()]).collect();
+                steps.announce(&vertex.meta.name, vertex.digest().0, inputs)
+            }
+        };
+        ids.push(id);
+    }
+    ids
+}

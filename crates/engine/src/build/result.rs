@@ -1,0 +1,155 @@
+//! From the solved targets to the outputs.
+
+use kiln_oci::{Digest, Timestamp};
+use kiln_store::Snapshot;
+
+use super::ReadyJob;
+use super::solve::solve;
+use crate::error::{Error, Result};
+use crate::export::{Assembled, Exported, Parts, assemble, export};
+use crate::leaks::{Leak, LeakSearch};
+use crate::request::{ImageOutput, LayerFormat, LeakPolicy, Output};
+use crate::value::Value;
+
+/// What a build ends with.
+#[derive(Debug, Clone, Default)]
+pub struct BuildResult {
+    /// What was written as an image.
+    pub exported: Vec<Exported>,
+    /// What looks like a credential, or is a secret if that is only a warning.
+    pub leaks: Vec<Leak>,
+}
+
+impl BuildResult {
+    /// Digest of the manifest or index.
+    pub fn image_digest(&self) -> Option<Digest> {
+        self.exported.first().map(|e| e.target.digest)
+    }
+
+    /// The image ID: the config's digest of a single image, the index's digest of several.
+    pub fn image_id(&self) -> Option<Digest> {
+        let exported = self.exported.first()?;
+        match exported.images.as_slice() {
+            [one] => Some(one.config.digest),
+            _ => Some(exported.target.digest),
+        }
+    }
+}
+
+/// Solves and exports.
+pub fn produce(ready: &ReadyJob) -> Result<BuildResult> {
+    let roots = solve_roots(ready)?;
+    let outputs = match ready.request.outputs.is_empty() {
+        true => vec![Output::Image(ImageOutput::default())],
+        false => ready.request.outputs.clone(),
+    };
+    let mut result = BuildResult::default();
+    for output in &outputs {
+        one_output(ready, output, &roots, &mut result)?;
+    }
+    Ok(result)
+}
+
+/// The root of each platform's image.
+fn solve_roots(ready: &ReadyJob) -> Result<Vec<Snapshot>> {
+    let targets: Vec<_> = ready.images.iter().filter_map(|i| i.root.map(|e| e.vertex)).collect();
+    let mut values = solve(&ready.job, &targets)?.into_iter();
+    let mut root = |image: &kiln_frontend::Image| match image.root {
+        None => Ok(Snapshot::default()),
+        Some(_) => match values.next() {
+            Some(Value::Tree { snapshot, .. }) => Ok(snapshot),
+            _ => Err(Error::request("the result of the build is not a file system")),
+        },
+    };
+    ready.images.iter().map(&mut root).collect()
+}
+
+fn one_output(ready: &ReadyJob, output: &Output, roots: &[Snapshot], result: &mut BuildResult) -> Result<()> {
+    let format = match output {
+        Output::Image(image) => Some((&image.layers, "exporting to image")),
+        Output::Archive(archive) => Some((&archive.layers, if archive.docker { "exporting to docker archive" } else { "exporting to OCI archive" })),
+        Output::Tar(_) | Output::Local { .. } => Some((&PLAIN, "copying files")).filter(|_| false),
+        Output::CacheOnly => return Ok(()),
+    };
+    let step = ready.steps.begin(format.map_or("copying files", |f| f.1));
+    let exported = (|| {
+        let images = match format {
+            Some((format, _)) => assemble_all(ready, format, roots, result, &step)?,
+            None => Vec::new(),
+        };
+        export(&ready.job, output, &images, roots, &step)
+    })();
+    result.exported.extend(step.conclude(exported)?);
+    Ok(())
+}
+
+static PLAIN: LayerFormat = LayerFormat {
+    compression: kiln_oci::media::Compression::Uncompressed,
+    level: None,
+    force: false,
+    oci: true,
+    rewrite_timestamp: false,
+};
+
+fn assemble_all(
+    ready: &ReadyJob,
+    format: &LayerFormat,
+    roots: &[Snapshot],
+    result: &mut BuildResult,
+    step: &crate::steps::Step,
+) -> Result<Vec<Assembled>> {
+    let search = match ready.request.leaks {
+        LeakPolicy::Off => None,
+        LeakPolicy::Fail | LeakPolicy::Warn => Some(LeakSearch::new(&ready.known_secrets)),
+    };
+    let mut images = Vec::new();
+    for (image, root) in ready.images.iter().zip(roots) {
+        let places = layer_places(ready, image, root.0.len());
+        let created = created_times(ready, root)?;
+        let parts = Parts { snapshot: root, created: &created, places: &places, config: &image.config, platform: &image.platform };
+        images.push(assemble(&ready.job, &parts, format, search.as_ref(), step)?);
+    }
+    let leaks = search.map(|s| s.finish()).unwrap_or_default();
+    if ready.request.leaks == LeakPolicy::Fail && leaks.iter().any(Leak::is_secret) {
+        return Err(Error::Leaks(leaks.into_iter().filter(Leak::is_secret).collect()));
+    }
+    for leak in leaks {
+        if !result.leaks.contains(&leak) {
+            ready.steps.warn(format!("{}: {}", leak.describe(), leak.remedy()));
+            result.leaks.push(leak);
+        }
+    }
+    Ok(images)
+}
+
+/// The names of the steps that made the layers: walking down from the root, each exec or file vertex made one.
+fn layer_places(ready: &ReadyJob, image: &kiln_frontend::Image, layers: usize) -> Vec<String> {
+    let mut names = Vec::new();
+    let mut next = image.root.map(|e| e.vertex);
+    while let Some(id) = next {
+        let vertex = &ready.graph.vertices()[id.index()];
+        let place = match &vertex.meta.location {
+            Some(location) => format!("{} ({}:{})", vertex.meta.name, location.file, location.start_line),
+            None => vertex.meta.name.clone(),
+        };
+        match &vertex.op {
+            kiln_graph::Op::Source(_) => break,
+            kiln_graph::Op::Merge(_) => {
+                let made = vertex.inputs.last().map(|e| &ready.graph.vertices()[e.vertex.index()]);
+                names.push(made.map_or(place, |v| v.meta.name.clone()));
+            }
+            _ => names.push(place),
+        }
+        next = vertex.inputs.first().map(|e| e.vertex);
+    }
+    names.reverse();
+    let base = layers.saturating_sub(names.len());
+    let mut all = vec!["the base image".to_owned(); base];
+    all.extend(names);
+    all.truncate(layers);
+    all
+}
+
+fn created_times(ready: &ReadyJob, root: &Snapshot) -> Result<Vec<Timestamp>> {
+    root.0.iter().map(|id| Ok(ready.engine.store.layers().get(id)?.created)).collect()
+}

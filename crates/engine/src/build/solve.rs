@@ -1,0 +1,325 @@
+//! Drives the solver: carries its effects out, in parallel, and brings the answers back.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::mpsc::{Sender, channel};
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use kiln_graph::{Graph, InputUse, Op, SourceOp, VertexId};
+use kiln_oci::Digest;
+use kiln_solver::{
+    Effect, Event, Input, InputMode, KeyPart, Node, NodeId, Part, Policy, Scheduler, State, Status, content_key,
+};
+use kiln_store::{CacheKey, Record};
+
+use super::explain;
+use super::job::Job;
+use crate::error::{Error, Result};
+use crate::events::{Outcome, StepId};
+use crate::ops;
+use crate::steps::Step;
+use crate::value::Value;
+
+/// What the targets became, in the order in which they were asked for.
+pub fn solve(job: &Job, targets: &[VertexId]) -> Result<Vec<Value>> {
+    let driver = Driver { job, errors: Mutex::default(), started: Mutex::default() };
+    driver.run(targets)
+}
+
+struct Driver<'a> {
+    job: &'a Job,
+    /// Why nodes failed.
+    errors: Mutex<HashMap<NodeId, Error>>,
+    /// Steps that were begun, until they end.
+    started: Mutex<HashMap<NodeId, Step>>,
+}
+
+type Answer = Event<Value, Digest>;
+
+fn vertex(node: NodeId, graph: &Graph) -> &kiln_graph::Vertex {
+    &graph.vertices()[node.index()]
+}
+
+fn node_id(id: VertexId) -> NodeId {
+    NodeId(id.index() as u32)
+}
+
+impl Driver<'_> {
+    fn run(&self, targets: &[VertexId]) -> Result<Vec<Value>> {
+        let nodes = self.job.graph.vertices().iter().map(|v| self.node(v)).collect();
+        let ids: Vec<NodeId> = targets.iter().map(|t| node_id(*t)).collect();
+        let mut scheduler = Scheduler::new(nodes, &ids).map_err(|e| Error::request(e.to_string()))?;
+        std::thread::scope(|scope| {
+            let (sender, answers) = channel::<Answer>();
+            let mut queue: VecDeque<Effect> = scheduler.start().into();
+            let mut cancelled = false;
+            while matches!(scheduler.status(), Status::Running) {
+                while let Some(effect) = queue.pop_front() {
+                    if let Some(answer) = self.begin(scope, &scheduler, effect, &sender) {
+                        queue.extend(scheduler.handle(answer).map_err(|e| Error::request(e.to_string()))?);
+                    }
+                }
+                if !matches!(scheduler.status(), Status::Running) {
+                    break;
+                }
+                if self.job.cancel.is_cancelled() && !std::mem::replace(&mut cancelled, true) {
+                    queue.extend(scheduler.handle(Event::Cancel).map_err(|e| Error::request(e.to_string()))?);
+                    continue;
+                }
+                let Ok(answer) = answers.recv_timeout(Duration::from_millis(200)) else { continue };
+                if matches!(answer, Event::Failed { .. }) {
+                    // What runs beside a failed step is of no use any more.
+                    self.job.cancel.cancel();
+                }
+                queue.extend(scheduler.handle(answer).map_err(|e| Error::request(e.to_string()))?);
+            }
+            self.conclude(&scheduler, &ids)
+        })
+    }
+
+    fn node(&self, vertex: &kiln_graph::Vertex) -> Node {
+        let uses = vertex.input_uses();
+        let input = |(edge, used): (&kiln_graph::Edge, InputUse)| Input {
+            node: node_id(edge.vertex),
+            mode: match used {
+                InputUse::Key => InputMode::ByKey,
+                InputUse::Content(_) => InputMode::ByContent,
+            },
+        };
+        let policy = match &vertex.op {
+            Op::Source(SourceOp::Local(_)) => Policy::AlwaysRun,
+            // What an image's or commit's digest names does not change.
+            Op::Source(_) => Policy::Cached,
+            _ if vertex.meta.ignore_cache => Policy::Refresh,
+            _ => Policy::Cached,
+        };
+        Node { inputs: vertex.inputs.iter().zip(uses).map(input).collect(), policy }
+    }
+
+    /// Carries an effect out: at once if it is cheap, else in a thread that sends the answer.
+    fn begin<'scope, 'env: 'scope>(
+        &'env self,
+        scope: &'scope std::thread::Scope<'scope, 'env>,
+        scheduler: &Scheduler<Value, Digest>,
+        effect: Effect,
+        sender: &Sender<Answer>,
+    ) -> Option<Answer> {
+        match effect {
+            Effect::LookupDefinition(node) => {
+                let key = self.job.plan.definition(node.index());
+                Some(self.looked_up(node, key.and_then(|k| self.lookup(&k).transpose()).transpose()))
+            }
+            Effect::LookupContent(node) => {
+                let key = self.content_key(scheduler, node);
+                let hit = self.lookup(&key);
+                if let (Ok(Some(_)), Some(definition)) = (&hit, self.job.plan.definition(node.index())) {
+                    let _ = self.job.engine.store.cache().alias(&CacheKey(key), &CacheKey(definition));
+                }
+                Some(self.looked_up(node, hit))
+            }
+            Effect::DigestInput { node, input } => {
+                let value = self.input_value(scheduler, node, input);
+                let sender = sender.clone();
+                scope.spawn(move || {
+                    let digest = value.and_then(|v| self.digest_input(node, input, &v));
+                    let _ = sender.send(match digest {
+                        Ok(digest) => Event::Digested { node, input, digest },
+                        Err(error) => self.failed(node, error),
+                    });
+                });
+                None
+            }
+            Effect::Execute(node) => {
+                let inputs: Result<Vec<Value>> =
+                    (0..vertex(node, &self.job.graph).inputs.len()).map(|i| self.input_value(scheduler, node, i)).collect();
+                let key = match vertex(node, &self.job.graph).inputs.is_empty() {
+                    true => self.job.plan.definition(node.index()),
+                    false => Some(self.content_key(scheduler, node)),
+                };
+                let parts = self.key_parts(scheduler, node);
+                let sender = sender.clone();
+                scope.spawn(move || {
+                    let result = inputs.and_then(|inputs| self.execute(node, &inputs, key, &parts));
+                    let _ = sender.send(match result {
+                        Ok(result) => Event::Executed { node, result },
+                        Err(error) => self.failed(node, error),
+                    });
+                });
+                None
+            }
+        }
+    }
+
+    fn looked_up(&self, node: NodeId, hit: Result<Option<Value>>) -> Answer {
+        match hit {
+            Ok(Some(value)) => {
+                self.step(node).end(Outcome::Cached);
+                Event::LookedUp { node, hit: Some(value) }
+            }
+            Ok(None) => Event::LookedUp { node, hit: None },
+            // A cache that can't be read is no cache.
+            Err(error) => {
+                self.job.steps.warn(format!("cache record: {error}"));
+                Event::LookedUp { node, hit: None }
+            }
+        }
+    }
+
+    fn lookup(&self, key: &Digest) -> Result<Option<Value>> {
+        let record = self.job.engine.store.cache().lookup(&CacheKey(*key))?;
+        Ok(record.and_then(|r| Value::from_record(&r)))
+    }
+
+    fn remember(&self, keys: &[Digest], value: &Value, description: &str) -> Result<()> {
+        let keys: Vec<CacheKey> = keys.iter().copied().map(CacheKey).collect();
+        if let Value::Tree { snapshot, identity } = value {
+            self.job.engine.store.cache().insert(&keys, &Value::record(snapshot, identity, description))?;
+        }
+        Ok(())
+    }
+
+    fn input_value(&self, scheduler: &Scheduler<Value, Digest>, node: NodeId, input: usize) -> Result<Value> {
+        let from = node_id(vertex(node, &self.job.graph).inputs[input].vertex);
+        match scheduler.state(from) {
+            Some(State::Done { result, .. }) => Ok(result.clone()),
+            _ => Err(Error::request(format!("input {input} of step {node} is not there"))),
+        }
+    }
+
+    fn key_parts(&self, scheduler: &Scheduler<Value, Digest>, node: NodeId) -> Vec<KeyPart> {
+        let inputs = &vertex(node, &self.job.graph).inputs;
+        let parts = scheduler.parts(node).into_iter().flatten();
+        parts
+            .zip(inputs)
+            .map(|(part, edge)| match part {
+                Part::Result(value) => KeyPart::Output { key: value.identity(), output: edge.output },
+                Part::Digest(digest) => KeyPart::Tree(*digest),
+            })
+            .collect()
+    }
+
+    fn content_key(&self, scheduler: &Scheduler<Value, Digest>, node: NodeId) -> Digest {
+        let op = vertex(node, &self.job.graph).op_digest();
+        content_key(&op.0, &self.key_parts(scheduler, node)).0
+    }
+
+    fn digest_input(&self, node: NodeId, input: usize, value: &Value) -> Result<Digest> {
+        let uses = vertex(node, &self.job.graph).input_uses();
+        match &uses[input] {
+            InputUse::Content(selectors) => self.job.digest(value, selectors),
+            InputUse::Key => Ok(value.identity()),
+        }
+    }
+
+    /// Makes a node; another process that makes the same one is waited for and its result taken.
+    fn execute(&self, node: NodeId, inputs: &[Value], key: Option<Digest>, parts: &[KeyPart]) -> Result<Value> {
+        let vertex = vertex(node, &self.job.graph);
+        if let Op::Source(SourceOp::Local(local)) = &vertex.op {
+            return Ok(Value::Context(local.name.clone()));
+        }
+        let key = key.unwrap_or_else(|| Digest::of(vertex.op_digest().0.bytes()));
+        let step_id = self.job.step_id(node.index());
+        let mut waited = false;
+        let name = format!("step.{}", key.hex());
+        let mut keep_waiting = || {
+            if !std::mem::replace(&mut waited, true) {
+                self.job.steps.sink().event(crate::events::Event::Progress {
+                    id: step_id,
+                    item: "waiting for another kiln process that runs the same step".into(),
+                    current: 0,
+                    total: None,
+                    done: false,
+                });
+            }
+            !self.job.cancel.is_cancelled()
+        };
+        let Some(guard) = self.job.engine.store.lock_while(&name, &mut keep_waiting)? else {
+            return Err(Error::Cancelled);
+        };
+        if waited
+            && !vertex.meta.ignore_cache
+            && let Some(value) = self.lookup(&key)?
+        {
+            self.step(node).end(Outcome::Cached);
+            return Ok(value);
+        }
+        let mut step = self.take_step(node);
+        let ingredients = explain::ingredients(self.job, vertex, parts);
+        if self.job.request.explain {
+            step.missed(explain::reasons(self.job, vertex, &ingredients));
+        }
+        let made = ops::execute(self.job, vertex, inputs, &step);
+        let value = made.map(|snapshot| {
+            // What was asked to be made again is another result than the old one, and so is all that is made from it.
+            let identity = if vertex.meta.ignore_cache { Value::identity_of(&snapshot) } else { key };
+            Value::Tree { snapshot, identity }
+        });
+        drop(guard);
+        match value {
+            Ok(value) => {
+                let definition = self.job.plan.definition(node.index());
+                let keys: Vec<Digest> = [Some(key), definition].into_iter().flatten().collect();
+                self.remember(&keys, &value, &vertex.meta.name)?;
+                explain::remember(self.job, vertex, &ingredients);
+                step.end(Outcome::Done);
+                Ok(value)
+            }
+            Err(error) => {
+                let error = if self.job.cancel.is_cancelled() { Error::Cancelled } else { error };
+                step.end(match &error {
+                    Error::Cancelled => Outcome::Cancelled,
+                    e => Outcome::Failed(e.to_string()),
+                });
+                Err(error)
+            }
+        }
+    }
+
+    /// The node's step, begun if it was not.
+    fn take_step(&self, node: NodeId) -> Step {
+        let known = self.started.lock().unwrap_or_else(PoisonError::into_inner).remove(&node);
+        known.unwrap_or_else(|| self.step(node))
+    }
+
+    fn step(&self, node: NodeId) -> Step {
+        self.job.steps.start(self.job.step_id(node.index()))
+    }
+
+    fn failed(&self, node: NodeId, error: Error) -> Answer {
+        self.errors.lock().unwrap_or_else(PoisonError::into_inner).insert(node, error);
+        Event::Failed { node }
+    }
+
+    fn conclude(&self, scheduler: &Scheduler<Value, Digest>, targets: &[NodeId]) -> Result<Vec<Value>> {
+        match scheduler.status() {
+            Status::Failed { failed, .. } => {
+                let mut errors = std::mem::take(&mut *self.errors.lock().unwrap_or_else(PoisonError::into_inner));
+                // The first that failed by itself; the others were stopped because of it.
+                let first = failed.iter().find(|n| !matches!(errors.get(n), Some(Error::Cancelled) | None));
+                let first = first.or(failed.first());
+                Err(first.and_then(|n| errors.remove(n)).unwrap_or(Error::Cancelled))
+            }
+            Status::Cancelled { .. } | Status::Running => Err(Error::Cancelled),
+            Status::Succeeded => {
+                self.show_unvisited(scheduler);
+                let value = |t: &NodeId| match scheduler.state(*t) {
+                    Some(State::Done { result, .. }) => Ok(result.clone()),
+                    _ => Err(Error::Cancelled),
+                };
+                targets.iter().map(value).collect()
+            }
+        }
+    }
+
+    /// Steps that nobody had to look at, because what is made from them was found, are shown as cached.
+    fn show_unvisited(&self, scheduler: &Scheduler<Value, Digest>) {
+        for (index, vertex) in self.job.graph.vertices().iter().enumerate() {
+            let idle = matches!(scheduler.state(NodeId(index as u32)), Some(State::Idle));
+            let local = matches!(vertex.op, Op::Source(SourceOp::Local(_)));
+            if idle && !local && self.job.plan.is_needed(index) {
+                self.job.steps.cached(self.job.step_id(index));
+            }
+        }
+    }
+}
+

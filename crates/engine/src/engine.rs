@@ -1,0 +1,93 @@
+//! The engine: the store, the executor and the clients that all operations share.
+
+use std::sync::{Arc, OnceLock};
+
+use kiln_executor::{Executor, ExecutorOptions};
+use kiln_registry::Client;
+use kiln_rootfs::Ownership;
+use kiln_source::HttpClient;
+use kiln_store::{Lease, Store};
+
+use crate::error::Result;
+use crate::layers::Unpacker;
+use crate::transfer::RegistryFetch;
+use crate::views::Views;
+
+/// What the command line knows of its surroundings.
+pub struct EngineOptions {
+    /// The store's directory.
+    pub root: std::path::PathBuf,
+    /// How owners are stored: natively, or beside the file where the kernel refuses.
+    pub ownership: Ownership,
+    /// The registry client.
+    pub registry: Client,
+    /// Root of the machine's apt configuration, for `deb://` bases.
+    pub apt_root: std::path::PathBuf,
+    /// The user's `known_hosts`, for git over ssh.
+    pub known_hosts: Option<std::path::PathBuf>,
+}
+
+/// One kiln process's engine. Cheap to make: nothing is started before it is needed.
+pub struct Engine {
+    /// The store.
+    pub store: Store,
+    /// Holds what this process uses against collection.
+    pub lease: Lease,
+    /// File system states as directories.
+    pub views: Views,
+    /// Unpacks layers.
+    pub unpacker: Unpacker,
+    /// The registry client.
+    pub registry: Arc<Client>,
+    /// Files by HTTP.
+    pub http: HttpClient,
+    /// How owners are stored.
+    pub ownership: Ownership,
+    /// Threads for compression.
+    pub threads: usize,
+    /// What the command line knows.
+    pub apt_root: std::path::PathBuf,
+    /// The user's `known_hosts`.
+    pub known_hosts: Option<std::path::PathBuf>,
+    executor: OnceLock<Executor>,
+}
+
+impl Engine {
+    /// Opens the store.
+    pub fn open(options: EngineOptions) -> Result<Arc<Self>> {
+        let store = Store::open(&options.root)?;
+        let lease = store.lease()?;
+        let registry = Arc::new(options.registry);
+        let fetch = Arc::new(RegistryFetch::new(Arc::clone(&registry)));
+        let unpacker = Unpacker::new(store.clone(), options.ownership, fetch);
+        let views = Views::new(store.clone(), options.ownership, unpacker.clone())?;
+        let threads = std::thread::available_parallelism().map_or(1, usize::from);
+        Ok(Arc::new(Self {
+            store,
+            lease,
+            views,
+            unpacker,
+            registry,
+            http: HttpClient::new(),
+            ownership: options.ownership,
+            threads,
+            apt_root: options.apt_root,
+            known_hosts: options.known_hosts,
+            executor: OnceLock::new(),
+        }))
+    }
+
+    /// The executor; its helper process starts with the first container.
+    pub fn executor(&self) -> Result<&Executor> {
+        if self.executor.get().is_none() {
+            let made = Executor::new(ExecutorOptions::default())?;
+            let _ = self.executor.set(made);
+        }
+        self.executor.get().ok_or(crate::error::Error::Cancelled)
+    }
+
+    /// `/etc/resolv.conf` for containers on the host's network.
+    pub fn resolv_conf(&self) -> Vec<u8> {
+        kiln_executor::default_resolv_conf(kiln_executor::Network::Host)
+    }
+}

@@ -1,0 +1,137 @@
+//! What a build can end with. Each error says what happened and where; the command line adds the excerpt and the exit code.
+
+use std::path::PathBuf;
+
+use kiln_dockerfile::{Diagnostic, Source};
+use kiln_graph::Location;
+
+use crate::leaks::Leak;
+
+/// Result of an engine operation.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// Why a build or another operation failed.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// The Dockerfile can't be built; the places are in the diagnostics.
+    #[error("{}", first_message(diagnostics))]
+    Dockerfile {
+        /// The file.
+        file: Source,
+        /// All that is wrong with it.
+        diagnostics: Vec<Diagnostic>,
+    },
+    /// A step failed.
+    #[error("{0}")]
+    Step(Box<StepError>),
+    /// Secrets are in the result.
+    #[error("{} secret{} found in the result", .0.len(), if .0.len() == 1 { "" } else { "s" })]
+    Leaks(Vec<Leak>),
+    /// Something about what was asked for.
+    #[error("{message}")]
+    Request {
+        /// What.
+        message: String,
+        /// What to do.
+        hint: Option<String>,
+    },
+    /// The build was interrupted.
+    #[error("interrupted")]
+    Cancelled,
+    /// A file of the user.
+    #[error("{action} {}: {source}", path.display())]
+    Io {
+        /// What was tried.
+        action: &'static str,
+        /// On what.
+        path: PathBuf,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// The store.
+    #[error(transparent)]
+    Store(#[from] kiln_store::Error),
+    /// A root file system.
+    #[error(transparent)]
+    Rootfs(#[from] kiln_rootfs::RootfsError),
+    /// A registry.
+    #[error(transparent)]
+    Registry(#[from] kiln_registry::Error),
+    /// A container.
+    #[error(transparent)]
+    Executor(#[from] kiln_executor::Error),
+    /// A git repository.
+    #[error(transparent)]
+    Git(#[from] kiln_source::GitError),
+    /// A file by HTTP.
+    #[error(transparent)]
+    Http(#[from] kiln_source::HttpError),
+    /// A base made of packages.
+    #[error(transparent)]
+    Deb(#[from] kiln_deb::Error),
+}
+
+/// A step that failed.
+#[derive(Debug, thiserror::Error)]
+#[error("{name}: {cause}")]
+pub struct StepError {
+    /// `[builder 2/5] RUN make`.
+    pub name: String,
+    /// Its lines in the Dockerfile.
+    pub location: Option<Location>,
+    /// The Dockerfile, to show them.
+    pub source_text: Option<Source>,
+    /// What went wrong.
+    pub cause: Cause,
+    /// The end of its output, secrets masked.
+    pub output: Vec<String>,
+}
+
+/// What went wrong in a step.
+#[derive(Debug, thiserror::Error)]
+pub enum Cause {
+    /// The process ended with another code than 0.
+    #[error("process {command:?} did not complete successfully: exit code: {code}")]
+    Exit {
+        /// The command.
+        command: String,
+        /// Its exit code; 128 and more for a signal.
+        code: i32,
+    },
+    /// The process used more memory than it may.
+    #[error("process {command:?} was killed because it used more memory than there is{}", limit.map(|l| format!(" (limit: {l} bytes)")).unwrap_or_default())]
+    OutOfMemory {
+        /// The command.
+        command: String,
+        /// The limit, if the step had one.
+        limit: Option<u64>,
+    },
+    /// Anything else.
+    #[error("{0}")]
+    Other(Box<Error>),
+}
+
+impl Error {
+    /// An error about what was asked for.
+    pub fn request(message: impl Into<String>) -> Self {
+        Self::Request { message: message.into(), hint: None }
+    }
+
+    /// The same, with advice.
+    pub fn request_with_hint(message: impl Into<String>, hint: impl Into<String>) -> Self {
+        Self::Request { message: message.into(), hint: Some(hint.into()) }
+    }
+
+    /// A failed file operation.
+    pub fn io(action: &'static str, path: impl Into<PathBuf>, source: std::io::Error) -> Self {
+        Self::Io { action, path: path.into(), source }
+    }
+}
+
+fn first_message(diagnostics: &[Diagnostic]) -> String {
+    let errors = diagnostics.iter().filter(|d| d.is_error()).count();
+    let first = diagnostics.iter().find(|d| d.is_error()).or(diagnostics.first());
+    let message = first.map_or("the Dockerfile is not valid", |d| &d.message);
+    if errors > 1 { format!("{message} (and {} more)", errors - 1) } else { message.to_owned() }
+}

@@ -1,0 +1,194 @@
+//! Layers and config become manifest and config blobs.
+//!
+//! What decides the bytes: the layers' digests, the config, and `created` times, which are those of the steps when they
+//! ran, or `SOURCE_DATE_EPOCH`. Nothing else: a build of which every step is cached gives the same digest again.
+
+use std::collections::BTreeMap;
+
+use kiln_oci::{Descriptor, Digest, History, ImageConfig, Manifest, Platform, Timestamp, media};
+use kiln_store::Snapshot;
+
+use crate::build::Job;
+use crate::error::{Error, Result};
+use crate::layers::{PackOptions, Packed};
+use crate::leaks::LeakSearch;
+use crate::request::{AnnotationTarget, LayerFormat};
+use crate::steps::Step;
+
+/// An image whose blobs are in the store.
+#[derive(Debug, Clone)]
+pub struct Assembled {
+    /// For which platform.
+    pub platform: Platform,
+    /// The manifest.
+    pub manifest: Descriptor,
+    /// Its config: the image ID.
+    pub config: Descriptor,
+    /// Its layers.
+    pub layers: Vec<Descriptor>,
+    /// Where layers that are not in the store can be had, by digest.
+    pub remotes: BTreeMap<Digest, String>,
+}
+
+/// What an image is made of.
+pub struct Parts<'a> {
+    /// Its layers.
+    pub snapshot: &'a Snapshot,
+    /// When each layer was made.
+    pub created: &'a [Timestamp],
+    /// The steps that made them, for messages.
+    pub places: &'a [String],
+    /// The config without layers.
+    pub config: &'a ImageConfig,
+    /// The platform.
+    pub platform: &'a Platform,
+}
+
+/// Packs the layers and writes config and manifest to the store.
+pub fn assemble(job: &Job, parts: &Parts<'_>, format: &LayerFormat, search: Option<&LeakSearch>, step: &Step) -> Result<Assembled> {
+    let packed = pack_all(job, parts, format, search, step)?;
+    let mut config = parts.config.clone();
+    config.rootfs.diff_ids = packed.iter().map(|p| p.diff_id).collect();
+    set_times(&mut config, parts.created, job.request.source_date_epoch);
+    let layers_in_history = config.history.iter().filter(|h| h.empty_layer != Some(true)).count();
+    if layers_in_history != packed.len() {
+        // Bases without history exist; the rest of the field shows what it can and so do we.
+        pad_history(&mut config, packed.len());
+    }
+    let config_bytes = serde_json::to_vec(&config).map_err(|e| Error::request(e.to_string()))?;
+    let config_type = if format.oci { media::OCI_CONFIG } else { media::DOCKER_CONFIG };
+    let config_descriptor = Descriptor::of(config_type, &config_bytes);
+    let layers: Vec<Descriptor> = packed.into_iter().map(|p| p.descriptor).collect();
+    let manifest = Manifest {
+        schema_version: 2,
+        media_type: if format.oci { media::OCI_MANIFEST } else { media::DOCKER_MANIFEST }.to_owned(),
+        config: config_descriptor.clone(),
+        layers: layers.clone(),
+        annotations: annotations(job, AnnotationTarget::Manifest, parts.platform),
+        extra: BTreeMap::new(),
+    };
+    let manifest_bytes = serde_json::to_vec(&manifest).map_err(|e| Error::request(e.to_string()))?;
+    if let Some(search) = search {
+        search.value("the image config", &config_bytes);
+        search.value("the manifest", &manifest_bytes);
+    }
+    job.engine.store.content().put(&config_bytes)?;
+    job.engine.store.content().put(&manifest_bytes)?;
+    let mut descriptor = Descriptor::of(&manifest.media_type, &manifest_bytes);
+    descriptor.annotations = annotations(job, AnnotationTarget::ManifestDescriptor, parts.platform);
+    Ok(Assembled {
+        platform: parts.platform.clone(),
+        manifest: descriptor,
+        config: config_descriptor,
+        layers,
+        remotes: remotes(job, parts.snapshot)?,
+    })
+}
+
+/// Annotations of one kind for one platform.
+pub fn annotations(job: &Job, target: AnnotationTarget, platform: &Platform) -> BTreeMap<String, String> {
+    let wanted = |a: &&crate::request::Annotation| {
+        a.target == target && a.platform.as_ref().is_none_or(|p| p == platform)
+    };
+    job.request.annotations.iter().filter(wanted).map(|a| (a.key.clone(), a.value.clone())).collect()
+}
+
+fn pack_all(job: &Job, parts: &Parts<'_>, format: &LayerFormat, search: Option<&LeakSearch>, step: &Step) -> Result<Vec<Packed>> {
+    let epoch = job.request.source_date_epoch;
+    let options = PackOptions { format: format.clone(), epoch };
+    let mut packed = Vec::with_capacity(parts.snapshot.0.len());
+    for index in 0..parts.snapshot.0.len() {
+        if job.cancel.is_cancelled() {
+            return Err(Error::Cancelled);
+        }
+        let place = parts.places.get(index).map_or("the base image", String::as_str);
+        let one = job.engine.pack_searched(parts.snapshot, index, &options, search.map(|s| (s, place)))?;
+        step.progress(&format!("layer {}", one.descriptor.digest.short()), one.descriptor.size, Some(one.descriptor.size), true);
+        packed.push(one);
+    }
+    Ok(packed)
+}
+
+fn remotes(job: &Job, snapshot: &Snapshot) -> Result<BTreeMap<Digest, String>> {
+    let mut all = BTreeMap::new();
+    for id in &snapshot.0 {
+        let layer = job.engine.store.layers().get(id)?;
+        if let Some(remote) = layer.remote {
+            all.extend(layer.blobs.iter().map(|b| (b.descriptor.digest, remote.clone())));
+        }
+    }
+    Ok(all)
+}
+
+/// Fills in `created`: a layer's entry has the layer's time, an entry without a layer that of the layer before it (or the
+/// first one made), as BuildKit does. `epoch` replaces times that are later.
+fn set_times(config: &mut ImageConfig, created: &[Timestamp], epoch: Option<i64>) {
+    let clamp = |t: Timestamp| match epoch {
+        Some(e) if t.seconds() > e => Timestamp::from_seconds(e).unwrap_or(t),
+        _ => t,
+    };
+    let mut layer = 0;
+    for entry in &mut config.history {
+        if entry.empty_layer != Some(true) {
+            if entry.created.is_none() {
+                entry.created = created.get(layer).copied().map(clamp);
+            }
+            layer += 1;
+        }
+    }
+    let first_new = config.history.iter().skip_while(|h| h.created.is_some()).find_map(|h| h.created);
+    let mut last = first_new.or_else(|| config.history.iter().rev().find_map(|h| h.created));
+    let mut fresh = false;
+    for entry in &mut config.history {
+        match entry.created {
+            Some(at) if fresh => last = Some(at),
+            Some(_) => {}
+            None => {
+                fresh = true;
+                entry.created = last;
+            }
+        }
+    }
+    let newest = config.history.last().and_then(|h| h.created).or(created.last().copied().map(clamp));
+    let fallback = config.created.unwrap_or_else(|| clamp(Timestamp::EPOCH));
+    config.created = Some(newest.unwrap_or(fallback));
+}
+
+fn pad_history(config: &mut ImageConfig, layers: usize) {
+    let have = config.history.iter().filter(|h| h.empty_layer != Some(true)).count();
+    for _ in have..layers {
+        config.history.insert(0, History { created: config.created, ..History::default() });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(seconds: i64) -> Timestamp {
+        Timestamp::from_seconds(seconds).unwrap()
+    }
+
+    fn entry(created: Option<i64>, empty: bool) -> History {
+        History { created: created.map(at), empty_layer: empty.then_some(true), ..History::default() }
+    }
+
+    #[test]
+    fn entries_without_a_layer_get_the_time_of_a_layer() {
+        let mut config = ImageConfig::empty(&Platform::host());
+        config.history = vec![entry(Some(5), false), entry(None, true), entry(None, false), entry(None, true)];
+        set_times(&mut config, &[at(5), at(100)], None);
+        let seconds: Vec<i64> = config.history.iter().map(|h| h.created.unwrap().seconds()).collect();
+        assert_eq!(seconds, [5, 100, 100, 100]);
+        assert_eq!(config.created.unwrap().seconds(), 100);
+    }
+
+    #[test]
+    fn the_epoch_clamps_new_entries_and_leaves_the_base_alone() {
+        let mut config = ImageConfig::empty(&Platform::host());
+        config.history = vec![entry(Some(500), false), entry(None, false)];
+        set_times(&mut config, &[at(500), at(600)], Some(42));
+        let seconds: Vec<i64> = config.history.iter().map(|h| h.created.unwrap().seconds()).collect();
+        assert_eq!(seconds, [500, 42]);
+    }
+}

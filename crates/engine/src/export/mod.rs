@@ -1,0 +1,8 @@
+//! Results: an image is put together from layers and config, then written where it was asked for.
+
+mod assemble;
+mod files;
+mod write;
+
+pub use assemble::{Assembled, Parts, assemble};
+pub use write::{Exported, export};

@@ -1,0 +1,153 @@
+//! Puts an assembled result where each `--output` asks.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use kiln_oci::{Descriptor, Index, Reference, media};
+use kiln_store::{ArchiveFormat, SaveImage, Snapshot};
+use kiln_rootfs::Root;
+use kiln_rootfs::apply::{ExtractOptions, extract};
+
+use super::assemble::{Assembled, annotations};
+use super::files;
+use crate::build::Job;
+use crate::error::{Error, Result};
+use crate::request::{AnnotationTarget, ArchiveOutput, Destination, ImageOutput, Output};
+use crate::steps::Step;
+
+/// What came out.
+#[derive(Debug, Clone)]
+pub struct Exported {
+    /// The manifest, or the index of several.
+    pub target: Descriptor,
+    /// The images.
+    pub images: Vec<Assembled>,
+    /// The names it was given.
+    pub names: Vec<Reference>,
+}
+
+/// Writes one output. `images` are assembled with the output's layer format.
+pub fn export(job: &Job, output: &Output, images: &[Assembled], roots: &[Snapshot], step: &Step) -> Result<Option<Exported>> {
+    match output {
+        Output::CacheOnly => Ok(None),
+        Output::Local { dest, delete } => each_root(job, roots, |sub, root| {
+            let dest = sub.map_or_else(|| dest.clone(), |s| dest.join(s));
+            files::local(job, root, &dest, *delete)
+        })
+        .map(|()| None),
+        Output::Tar(dest) => match roots {
+            [one] => files::tar(job, one, dest).map(|()| None),
+            _ => Err(Error::request("--output type=tar takes one platform")),
+        },
+        Output::Image(image) => {
+            let target = target(job, images)?;
+            to_store(job, image, target, images, step).map(Some)
+        }
+        Output::Archive(archive) => {
+            let target = target(job, images)?;
+            to_archive(job, archive, target, images).map(Some)
+        }
+    }
+}
+
+/// Several platforms go into a directory each, named like `linux_arm64`.
+fn each_root(job: &Job, roots: &[Snapshot], write: impl Fn(Option<String>, &Snapshot) -> Result<()>) -> Result<()> {
+    match roots {
+        [one] => write(None, one),
+        many => many.iter().zip(&job.platforms).try_for_each(|(root, platform)| {
+            write(Some(platform.to_string().replace('/', "_")), root)
+        }),
+    }
+}
+
+/// One manifest stands for itself; several get an index, also if index annotations are asked for.
+fn target(job: &Job, images: &[Assembled]) -> Result<Descriptor> {
+    let wants_index = job.request.annotations.iter().any(|a| matches!(a.target, AnnotationTarget::Index | AnnotationTarget::ManifestDescriptor));
+    if let ([one], false) = (images, wants_index) {
+        return Ok(one.manifest.clone());
+    }
+    let oci = images.iter().all(|i| i.manifest.media_type == media::OCI_MANIFEST);
+    let manifests = images
+        .iter()
+        .map(|image| Descriptor { platform: Some(image.platform.clone()), ..image.manifest.clone() })
+        .collect();
+    let first = images.first().ok_or_else(|| Error::request("there is nothing to export"))?;
+    let index = Index {
+        schema_version: 2,
+        media_type: if oci { media::OCI_INDEX } else { media::DOCKER_LIST }.to_owned(),
+        manifests,
+        annotations: annotations(job, AnnotationTarget::Index, &first.platform),
+        extra: BTreeMap::new(),
+    };
+    let bytes = serde_json::to_vec(&index).map_err(|e| Error::request(e.to_string()))?;
+    job.engine.store.content().put(&bytes)?;
+    Ok(Descriptor::of(&index.media_type, &bytes))
+}
+
+fn names(job: &Job, more: &[Reference]) -> Vec<Reference> {
+    let mut all = job.request.tags.clone();
+    all.extend(more.iter().filter(|n| !job.request.tags.contains(n)).cloned());
+    all
+}
+
+fn to_store(job: &Job, output: &ImageOutput, target: Descriptor, images: &[Assembled], step: &Step) -> Result<Exported> {
+    let names = names(job, &output.names);
+    if names.is_empty() {
+        job.engine.store.images().put_untagged(&target)?;
+    }
+    for name in &names {
+        job.engine.store.images().put(name, &target)?;
+        step.progress(&format!("naming to {name}"), 0, None, true);
+    }
+    if output.push {
+        for name in &names {
+            job.engine.push_image(name, &target, output.push_by_digest, step)?;
+        }
+    }
+    Ok(Exported { target, images: images.to_vec(), names })
+}
+
+fn to_archive(job: &Job, output: &ArchiveOutput, target: Descriptor, images: &[Assembled]) -> Result<Exported> {
+    let names = names(job, &output.names);
+    for image in images {
+        job.engine.fetch_missing(&image.layers, &image.remotes)?;
+    }
+    let archive = [SaveImage { target: target.clone(), names: names.clone() }];
+    let format = if output.docker { ArchiveFormat::Docker } else { ArchiveFormat::Oci };
+    let store = &job.engine.store;
+    match (&output.dest, output.directory) {
+        (Destination::Path(path), true) => save_directory(store, &archive, format, path)?,
+        (Destination::Stdout, true) => return Err(Error::request("tar=false needs dest=DIRECTORY")),
+        (dest, false) => {
+            ensure_parent(dest)?;
+            files::with_writer(dest, |out| Ok(store.save(&archive, format, None, out).map(|_| ())?))?;
+        }
+    }
+    Ok(Exported { target, images: images.to_vec(), names })
+}
+
+/// The archive unpacked while it is written.
+fn save_directory(store: &kiln_store::Store, images: &[SaveImage], format: ArchiveFormat, path: &Path) -> Result<()> {
+    std::fs::create_dir_all(path).map_err(|e| Error::io("create", path, e))?;
+    let root = Root::open(path)?;
+    let (reader, mut writer) = std::io::pipe().map_err(|e| Error::io("open", "a pipe", e))?;
+    let extracting = std::thread::spawn(move || extract(reader, &root, &ExtractOptions::default()));
+    let saved = store.save(images, format, None, &mut writer);
+    drop(writer);
+    let extracted = extracting.join().unwrap_or(Err(kiln_rootfs::RootfsError::NotFound { path: path.to_owned() }));
+    extracted?;
+    saved?;
+    Ok(())
+}
+
+fn ensure_parent(dest: &Destination) -> Result<()> {
+    match dest {
+        Destination::Path(path) => match path.parent() {
+            Some(dir) if !dir.as_os_str().is_empty() && !Path::new(dir).exists() => {
+                std::fs::create_dir_all(dir).map_err(|e| Error::io("create", dir, e))
+            }
+            _ => Ok(()),
+        },
+        Destination::Stdout => Ok(()),
+    }
+}

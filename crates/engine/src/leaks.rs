@@ -1,0 +1,186 @@
+//! The proof that no secret of a build is in its result.
+//!
+//! Every byte of a layer passes a [`LayerSearch`] while the layer is written, and every config, manifest and annotation is
+//! searched as a whole. What is found names the layer's step, the path in the image and the form.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use kiln_oci::Hasher;
+use kiln_rootfs::diff::ContentObserver;
+use kiln_secrets::{Hit, HitKind, Origin, Scan, Searcher, Secret, Shape};
+
+/// A shape by its description, and the path it was found at.
+pub type ShapeFound = (String, Option<String>);
+
+/// A secret, or what looks like one, in the result.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Leak {
+    /// What was found and in which form.
+    pub kind: HitKind,
+    /// The step whose layer it is in, or `image config`.
+    pub place: String,
+    /// The path in the image, if it is in a file.
+    pub path: Option<String>,
+}
+
+impl Leak {
+    /// Whether it is one of the build's own secrets rather than something that looks like one.
+    pub fn is_secret(&self) -> bool {
+        matches!(self.kind, HitKind::Secret { .. })
+    }
+
+    /// One sentence.
+    pub fn describe(&self) -> String {
+        let path = self.path.as_deref().map(|p| format!(" in {p}")).unwrap_or_default();
+        match &self.kind {
+            HitKind::Secret { name, encoding, .. } => {
+                format!("secret {name:?} is{path} of {}, {}", self.place, encoding.describe())
+            }
+            HitKind::Shape(shape) => format!("{} is{path} of {}", shape.describe(), self.place),
+        }
+    }
+
+    /// What to do about it.
+    pub fn remedy(&self) -> &'static str {
+        match &self.kind {
+            HitKind::Secret { origin: Origin::BuildArg, .. } => {
+                "build args stay in the image: use RUN --mount=type=secret and --secret instead"
+            }
+            HitKind::Secret { origin: Origin::SshKey, .. } => {
+                "use RUN --mount=type=ssh, which never shows the key to the step"
+            }
+            HitKind::Secret { .. } => {
+                "use the secret only while the step runs and do not write it to a file; or do so in a stage whose files are not all copied"
+            }
+            HitKind::Shape(_) => "if it is real, mount it as a secret instead of copying it",
+        }
+    }
+}
+
+/// Collects what is found in one result.
+#[derive(Clone)]
+pub struct LeakSearch {
+    searcher: Searcher,
+    fingerprint: String,
+    found: Arc<Mutex<Vec<Leak>>>,
+}
+
+impl LeakSearch {
+    /// For one result of a build with these secrets.
+    pub fn new(secrets: &[Secret]) -> Self {
+        let mut hasher = Hasher::new();
+        hasher.field("kiln.search.v1");
+        for secret in secrets {
+            secret.fingerprint(&mut |bytes| {
+                hasher.field(bytes);
+            });
+        }
+        Self { searcher: Searcher::new(secrets, true), fingerprint: hasher.finish().hex(), found: Arc::default() }
+    }
+
+    /// A search of one layer, which the step `place` made.
+    pub fn layer(&self, place: &str) -> LayerSearch {
+        let own = Self { found: Arc::default(), ..self.clone() };
+        LayerSearch { all: self.clone(), own, place: place.to_owned(), path: Vec::new(), scan: None }
+    }
+
+    /// Tells searches for different things apart, without telling what they search for.
+    pub fn fingerprint(&self) -> &str {
+        &self.fingerprint
+    }
+
+    /// Takes over what an earlier search of the same layer found.
+    pub fn add_shapes(&self, place: &str, shapes: &[ShapeFound]) {
+        let mut found = self.found.lock().unwrap_or_else(PoisonError::into_inner);
+        for (name, path) in shapes {
+            if let Some(shape) = Shape::ALL.into_iter().find(|s| s.describe() == name) {
+                found.push(Leak { kind: HitKind::Shape(shape), place: place.to_owned(), path: path.clone() });
+            }
+        }
+    }
+
+    /// Searches a config or manifest.
+    pub fn value(&self, place: &str, bytes: &[u8]) {
+        let hits = self.searcher.search(bytes);
+        self.add(place, None, hits);
+    }
+
+    /// What was found, each once.
+    pub fn finish(&self) -> Vec<Leak> {
+        let mut all = self.found.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        all.sort();
+        all.dedup();
+        all
+    }
+
+    fn add(&self, place: &str, path: Option<String>, hits: Vec<Hit>) {
+        let mut found = self.found.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut seen = Vec::new();
+        for hit in hits {
+            // One line for each secret and file, in the plainest form.
+            let id = match &hit.kind {
+                HitKind::Secret { name, .. } => name.clone(),
+                HitKind::Shape(shape) => format!("{shape:?}"),
+            };
+            if !seen.contains(&id) {
+                seen.push(id);
+                found.push(Leak { kind: hit.kind, place: place.to_owned(), path: path.clone() });
+            }
+        }
+    }
+}
+
+/// The search of one layer.
+pub struct LayerSearch {
+    all: LeakSearch,
+    /// What was found in this layer alone.
+    own: LeakSearch,
+    place: String,
+    path: Vec<u8>,
+    scan: Option<Scan>,
+}
+
+impl LayerSearch {
+    fn end_entry(&mut self) {
+        if let Some(scan) = self.scan.take() {
+            let path = format!("/{}", String::from_utf8_lossy(&self.path));
+            self.found(path, scan.finish());
+        }
+    }
+
+    fn found(&self, path: String, hits: Vec<Hit>) {
+        self.all.add(&self.place, Some(path.clone()), hits.clone());
+        self.own.add(&self.place, Some(path), hits);
+    }
+
+    /// What was found, to be remembered; `None` if a secret is among it, which is to be found again.
+    pub fn shapes_only(&self) -> Option<Vec<ShapeFound>> {
+        let shape = |leak: Leak| match leak.kind {
+            HitKind::Shape(shape) => Some((shape.describe().to_owned(), leak.path)),
+            HitKind::Secret { .. } => None,
+        };
+        self.own.finish().into_iter().map(shape).collect()
+    }
+}
+
+impl ContentObserver for LayerSearch {
+    fn entry(&mut self, path: &[u8]) {
+        self.end_entry();
+        path.clone_into(&mut self.path);
+        // A secret may be in a file's name as well.
+        let hits = self.all.searcher.search(path);
+        if !hits.is_empty() {
+            let shown = format!("/{}", String::from_utf8_lossy(path));
+            self.found(shown, hits);
+        }
+    }
+
+    fn data(&mut self, bytes: &[u8]) {
+        let searcher = &self.all.searcher;
+        self.scan.get_or_insert_with(|| searcher.scan()).feed(bytes);
+    }
+
+    fn finish(&mut self) {
+        self.end_entry();
+    }
+}

@@ -1,0 +1,268 @@
+//! RUN: a process over a new layer.
+
+use std::ffi::OsString;
+use std::io::Read;
+use std::os::fd::OwnedFd;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use kiln_executor::{Exit, Limits, Network, ProcessSpec, Security, Stdio, Ulimit, User};
+use kiln_graph::{ExecOp, NetworkMode, SecurityMode, Vertex};
+use kiln_rootfs::{Root, ids};
+use kiln_store::Snapshot;
+
+use super::mounts::Mounts;
+use crate::build::Job;
+use crate::error::{Cause, Error, Result, StepError};
+use crate::events::Stream;
+use crate::steps::Step;
+use crate::value::Value;
+
+/// Lines of output that are shown again when a step fails.
+const TAIL: usize = 20;
+
+/// Runs the process; what it wrote to its root becomes the new layer.
+pub fn run(job: &Job, vertex: &Vertex, op: &ExecOp, inputs: &[Value], step: &Step) -> Result<Snapshot> {
+    let _permit = job.admission.enter();
+    if job.cancel.is_cancelled() {
+        return Err(Error::Cancelled);
+    }
+    let base = root_input(op, inputs)?;
+    let draft = job.engine.store.layers().draft()?;
+    let root = job.engine.views.writable(&base, draft.fs(), draft.work())?;
+    let mounts = Mounts::prepare(job, op, inputs, step)?;
+    let output = Output::new(job, step)?;
+    let spec = process(job, op, &root, &mounts, &output)?;
+    let exit = job.engine.executor()?.run(spec.with_mounts(mounts.list), |_| {}, &job.cancel);
+    let tail = output.finish();
+    drop(root);
+    let exit = match exit {
+        Ok(exit) => exit,
+        Err(kiln_executor::Error::Cancelled) => return Err(Error::Cancelled),
+        Err(error) => return Err(failure(job, vertex, Cause::Other(Box::new(error.into())), tail)),
+    };
+    for limit in &exit.not_enforced {
+        job.steps.warn(format!("{}: {} is not enforced: {}", vertex.meta.name, limit.limit, limit.reason));
+    }
+    check(job, vertex, op, &exit, tail)?;
+    let layer = draft.commit(job.layer_meta())?;
+    Ok(base.with(layer))
+}
+
+fn root_input(op: &ExecOp, inputs: &[Value]) -> Result<Snapshot> {
+    let root = op.mounts.iter().find(|m| m.dest == "/");
+    let input = root.and_then(|m| m.input);
+    match input.map(|i| inputs.get(i)) {
+        None => Ok(Snapshot::default()),
+        Some(Some(Value::Tree { snapshot, .. })) => Ok(snapshot.clone()),
+        Some(_) => Err(Error::request("a step can't run over a local context")),
+    }
+}
+
+/// What the process is: everything but its mounts.
+fn process(job: &Job, op: &ExecOp, root: &Root, mounts: &Mounts, output: &Output) -> Result<Process> {
+    let user = ids::lookup_user(root, &op.user)?;
+    let mut env: Vec<OsString> = op.env.iter().map(OsString::from).collect();
+    let has = |env: &[OsString], name: &str| env.iter().any(|e| e.to_string_lossy().starts_with(&format!("{name}=")));
+    for (name, value) in &op.proxy.0 {
+        if !has(&env, name) {
+            env.push(format!("{name}={value}").into());
+        }
+    }
+    env.extend(mounts.env.iter().cloned());
+    if !has(&env, "HOME") {
+        env.push(format!("HOME={}", user.home).into());
+    }
+    let cwd = PathBuf::from(if op.cwd.is_empty() { "/" } else { &op.cwd });
+    if !root.exists(&cwd)? {
+        root.create_dir_all(&cwd, 0o755, None)?;
+    }
+    let mut spec = ProcessSpec::new(dup(root)?, &op.args);
+    spec.env = env;
+    spec.cwd = cwd;
+    spec.user = User { uid: user.uid, gid: user.gid, groups: user.extra_gids };
+    spec.hostname = op.hostname.clone().unwrap_or_else(|| "buildkitsandbox".to_owned());
+    spec.hosts = hosts_file(&spec.hostname, &op.extra_hosts);
+    spec.resolv_conf = job.engine.resolv_conf();
+    spec.network = match op.network {
+        NetworkMode::Default | NetworkMode::Host => Network::Host,
+        NetworkMode::None => Network::None,
+    };
+    spec.security = match op.security {
+        SecurityMode::Sandbox => Security::Sandbox,
+        SecurityMode::Insecure => Security::Insecure,
+    };
+    spec.limits = limits(op)?;
+    (spec.stdout, spec.stderr) = output.take_writers();
+    Ok(Process(spec))
+}
+
+/// A process that lacks its mounts.
+struct Process(ProcessSpec);
+
+impl Process {
+    fn with_mounts(mut self, mounts: Vec<kiln_executor::Mount>) -> ProcessSpec {
+        self.0.mounts = mounts;
+        self.0
+    }
+}
+
+pub(super) fn dup(root: &Root) -> Result<OwnedFd> {
+    use std::os::fd::AsFd;
+    root.as_fd().try_clone_to_owned().map_err(|e| Error::io("open", "/", e))
+}
+
+fn hosts_file(hostname: &str, extra: &[kiln_graph::HostIp]) -> Vec<u8> {
+    let mut text = format!("127.0.0.1\tlocalhost {hostname}\n::1\tlocalhost ip6-localhost ip6-loopback\n");
+    for host in extra {
+        // The host's network is shared, so its gateway is the host itself.
+        let ip = if host.ip == "host-gateway" { "127.0.0.1" } else { &host.ip };
+        text.push_str(&format!("{ip}\t{}\n", host.host));
+    }
+    text.into_bytes()
+}
+
+fn limits(op: &ExecOp) -> Result<Limits> {
+    let r = &op.resources;
+    let mut ulimits = Vec::new();
+    for limit in &op.limits.ulimits {
+        let resource = Ulimit::resource(&limit.name)
+            .ok_or_else(|| Error::request(format!("--ulimit {}: there is no such limit", limit.name)))?;
+        let value = |v: i64| u64::try_from(v).unwrap_or(u64::MAX);
+        ulimits.push(Ulimit { resource, soft: value(limit.soft), hard: value(limit.hard) });
+    }
+    Ok(Limits {
+        memory: r.memory,
+        memory_swap: r.memory_swap,
+        cpu_quota: r.cpu_quota.and_then(|q| u64::try_from(q).ok()),
+        cpu_period: r.cpu_period,
+        cpu_shares: r.cpu_shares,
+        cpuset_cpus: r.cpuset_cpus.clone(),
+        cpuset_mems: r.cpuset_mems.clone(),
+        pids: r.pids,
+        ulimits,
+        shm_size: op.limits.shm_size,
+        oom_score_adj: None,
+    })
+}
+
+fn check(job: &Job, vertex: &Vertex, op: &ExecOp, exit: &Exit, tail: Vec<String>) -> Result<()> {
+    let command = op.args.join(" ");
+    let code = exit.shell_code();
+    let fine = if op.valid_exit_codes.is_empty() { code == 0 } else { op.valid_exit_codes.contains(&code) };
+    if fine {
+        return Ok(());
+    }
+    let cause = match exit.oom_killed || exit.oom_suspected {
+        true => Cause::OutOfMemory { command, limit: op.resources.memory },
+        false => Cause::Exit { command, code },
+    };
+    Err(failure(job, vertex, cause, tail))
+}
+
+fn failure(job: &Job, vertex: &Vertex, cause: Cause, output: Vec<String>) -> Error {
+    Error::Step(Box::new(StepError {
+        name: vertex.meta.name.clone(),
+        location: vertex.meta.location.clone(),
+        source_text: job.dockerfile.clone(),
+        cause,
+        output,
+    }))
+}
+
+/// The process's output: two pipes, each read by a thread that hides secrets and sends what is left as events.
+struct Output {
+    writers: Mutex<Option<(OwnedFd, OwnedFd)>>,
+    readers: Vec<std::thread::JoinHandle<()>>,
+    tail: Arc<Mutex<Tail>>,
+}
+
+#[derive(Default)]
+struct Tail {
+    lines: std::collections::VecDeque<String>,
+    partial: Vec<u8>,
+}
+
+impl Output {
+    fn new(job: &Job, step: &Step) -> Result<Self> {
+        let tail: Arc<Mutex<Tail>> = Arc::default();
+        let mut writers = Vec::new();
+        let mut readers = Vec::new();
+        for stream in [Stream::Stdout, Stream::Stderr] {
+            let (reader, writer) = std::io::pipe().map_err(|e| Error::io("open", "a pipe", e))?;
+            writers.push(OwnedFd::from(writer));
+            let log = Log { steps: job.steps.clone(), id: step.id(), stream, tail: Arc::clone(&tail) };
+            let redactor = job.redactor.another();
+            readers.push(std::thread::spawn(move || log.pump(reader, redactor)));
+        }
+        let stderr = writers.pop();
+        let stdout = writers.pop();
+        Ok(Self { writers: Mutex::new(stdout.zip(stderr)), readers, tail })
+    }
+
+    fn take_writers(&self) -> (Stdio, Stdio) {
+        match self.writers.lock().unwrap_or_else(PoisonError::into_inner).take() {
+            Some((stdout, stderr)) => (Stdio::Fd(stdout), Stdio::Fd(stderr)),
+            None => (Stdio::Null, Stdio::Null),
+        }
+    }
+
+    /// Waits for the rest of the output; returns its last lines.
+    fn finish(self) -> Vec<String> {
+        drop(self.take_writers());
+        for reader in self.readers {
+            let _ = reader.join();
+        }
+        let mut tail = std::mem::take(&mut *self.tail.lock().unwrap_or_else(PoisonError::into_inner));
+        if !tail.partial.is_empty() {
+            tail.push(b"\n");
+        }
+        tail.lines.into()
+    }
+}
+
+struct Log {
+    steps: crate::steps::Steps,
+    id: crate::events::StepId,
+    stream: Stream,
+    tail: Arc<Mutex<Tail>>,
+}
+
+impl Log {
+    fn pump(&self, mut reader: impl Read, mut redactor: kiln_secrets::Redactor) {
+        let mut buffer = vec![0; 64 << 10];
+        loop {
+            match reader.read(&mut buffer) {
+                Ok(0) => break,
+                Ok(n) => self.emit(&redactor.push(&buffer[..n])),
+                Err(e) if e.kind() == std::io::ErrorKind::Interrupted => {}
+                Err(_) => break,
+            }
+        }
+        self.emit(&redactor.finish());
+    }
+
+    fn emit(&self, bytes: &[u8]) {
+        if bytes.is_empty() {
+            return;
+        }
+        self.tail.lock().unwrap_or_else(PoisonError::into_inner).push(bytes);
+        self.steps.sink().event(crate::events::Event::Log { id: self.id, stream: self.stream, bytes: bytes.into() });
+    }
+}
+
+impl Tail {
+    fn push(&mut self, bytes: &[u8]) {
+        for piece in bytes.split_inclusive(|b| *b == b'\n') {
+            self.partial.extend_from_slice(piece);
+            if self.partial.ends_with(b"\n") || self.partial.len() > 4096 {
+                let line = String::from_utf8_lossy(&self.partial).trim_end().to_owned();
+                self.partial.clear();
+                self.lines.push_back(line);
+                if self.lines.len() > TAIL {
+                    self.lines.pop_front();
+                }
+            }
+        }
+    }
+}

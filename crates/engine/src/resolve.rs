@@ -1,0 +1,255 @@
+//! What sources mean now: an image name a manifest, a branch a commit, a `deb://` spec a list of packages.
+//!
+//! Each source is resolved once in a build; the answers are shared by the frontend, which needs configs, the plan, which
+//! needs identities, and the operations, which need to know what to fetch.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use kiln_graph::{GitSource, HttpSource, OciLayoutSource, ResolveMode, Selector, SourceOp, Vertex};
+use kiln_oci::{Digest, ImageConfig, Platform, Reference};
+use kiln_source::{GitAuth, GitFetcher, GitUrl, HttpFile, HttpOptions};
+
+use crate::build::plan::Identify;
+use crate::contexts::Contexts;
+use crate::engine::Engine;
+use crate::error::{Error, Result};
+use crate::secrets::Secrets;
+use crate::steps::Steps;
+use crate::transfer::KnownImage;
+
+/// What a source means.
+#[derive(Clone)]
+pub enum Meaning {
+    /// An image.
+    Image(Arc<KnownImage>),
+    /// A base made of packages.
+    Deb(Arc<kiln_deb::Resolution>),
+    /// A commit.
+    Git(GitUrl, String),
+    /// A file whose content is in the store.
+    Http(HttpFile),
+}
+
+impl Meaning {
+    fn identity(&self) -> (&'static str, Digest) {
+        match self {
+            Self::Image(image) => ("image", image.descriptor.digest),
+            Self::Deb(resolution) => ("deb", resolution.digest),
+            Self::Git(url, commit) => {
+                ("git", Digest::of(format!("{commit}\n{:?}\n{:?}\n{:?}", url.subdir, url.keep_git_dir, url.submodules).as_bytes()))
+            }
+            Self::Http(file) => ("http", Digest::of(format!("{}\n{}", file.digest, file.filename).as_bytes())),
+        }
+    }
+}
+
+/// Sources that were resolved.
+pub struct Resolved {
+    engine: Arc<Engine>,
+    contexts: Arc<Contexts>,
+    secrets: Arc<Secrets>,
+    ssh_socket: Option<std::path::PathBuf>,
+    steps: Steps,
+    pull: bool,
+    /// One lock for each source, so that two that ask for the same wait for one answer.
+    known: Mutex<BTreeMap<String, Arc<Mutex<Option<Meaning>>>>>,
+}
+
+/// What [`Resolved`] needs to know.
+pub struct ResolveOptions {
+    /// Contexts by name.
+    pub contexts: Arc<Contexts>,
+    /// Tokens for git are secrets.
+    pub secrets: Arc<Secrets>,
+    /// The agent for git over ssh.
+    pub ssh_socket: Option<std::path::PathBuf>,
+    /// Always ask registries.
+    pub pull: bool,
+}
+
+impl Resolved {
+    /// Nothing is resolved yet.
+    pub fn new(engine: Arc<Engine>, steps: Steps, options: ResolveOptions) -> Self {
+        let ResolveOptions { contexts, secrets, ssh_socket, pull } = options;
+        Self { engine, contexts, secrets, ssh_socket, steps, pull, known: Mutex::default() }
+    }
+
+    fn once(&self, key: String, resolve: impl FnOnce() -> Result<Meaning>) -> Result<Meaning> {
+        let slot = {
+            let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+            Arc::clone(known.entry(key).or_default())
+        };
+        let mut slot = slot.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(meaning) = &*slot {
+            return Ok(meaning.clone());
+        }
+        let meaning = resolve()?;
+        *slot = Some(meaning.clone());
+        Ok(meaning)
+    }
+
+    /// An image's manifest and config.
+    pub fn image(&self, name: &Reference, platform: &Platform, mode: ResolveMode) -> Result<Arc<KnownImage>> {
+        let name = name.clone().with_default_tag();
+        let meaning = self.once(format!("image {name} {platform}"), || {
+            let ask = self.pull || mode == ResolveMode::ForcePull;
+            if !ask && let Some(known) = self.engine.find_image_here(&name, platform)? {
+                return Ok(Meaning::Image(Arc::new(known)));
+            }
+            let step = self.steps.begin(&format!("[internal] load metadata for {name}"));
+            step.conclude(self.engine.find_image(&name, platform, ask).map(|i| Meaning::Image(Arc::new(i))))
+        })?;
+        match meaning {
+            Meaning::Image(image) => Ok(image),
+            _ => Err(Error::request(format!("{name} is not an image"))),
+        }
+    }
+
+    /// A base made of packages: its package list, and the config that it gives.
+    pub fn deb(&self, spec: &str, platform: &Platform) -> Result<Arc<kiln_deb::Resolution>> {
+        let meaning = self.once(format!("deb {spec} {platform}"), || {
+            let step = self.steps.begin(&format!("[internal] resolve packages of {spec}"));
+            let resolved = crate::debian::resolve(&self.engine, spec, platform, self.pull, &step);
+            step.conclude(resolved.map(|r| Meaning::Deb(Arc::new(r))))
+        })?;
+        match meaning {
+            Meaning::Deb(resolution) => Ok(resolution),
+            _ => Err(Error::request(format!("{spec} is not a package base"))),
+        }
+    }
+
+    /// The config of a base made of packages.
+    pub fn deb_config(&self, spec: &str, platform: &Platform) -> Result<ImageConfig> {
+        Ok(self.deb(spec, platform)?.config())
+    }
+
+    /// An image of an OCI layout.
+    pub fn layout(&self, layout: &OciLayoutSource, platform: &Platform) -> Result<Arc<KnownImage>> {
+        let key = format!("layout {layout:?} {platform}");
+        match self.once(key, || crate::layout::find(&self.engine, layout, platform).map(|i| Meaning::Image(Arc::new(i))))? {
+            Meaning::Image(image) => Ok(image),
+            _ => Err(Error::request(format!("{} is not an image", layout.path))),
+        }
+    }
+
+    /// What a vertex's source means.
+    pub fn meaning(&self, vertex: &Vertex, source: &SourceOp) -> Result<Option<Meaning>> {
+        let host = Platform::host();
+        let platform = vertex.platform.as_ref().unwrap_or(&host);
+        match source {
+            SourceOp::Local(_) => Ok(None),
+            SourceOp::Image(image) => self.image(&image.reference, platform, image.resolve).map(|i| Some(Meaning::Image(i))),
+            SourceOp::OciLayout(layout) => self.layout(layout, platform).map(|i| Some(Meaning::Image(i))),
+            SourceOp::Deb(spec) => self.deb(spec, platform).map(|d| Some(Meaning::Deb(d))),
+            SourceOp::Git(git) => self.once(format!("git {git:?}"), || self.git(git)).map(Some),
+            SourceOp::Http(http) => self.once(format!("http {http:?}"), || self.http(http)).map(Some),
+        }
+    }
+
+    /// The identity of a source that was resolved.
+    pub fn identity(&self, vertex: &Vertex) -> Option<Digest> {
+        let kiln_graph::Op::Source(source) = &vertex.op else { return None };
+        self.meaning(vertex, source).ok().flatten().map(|m| m.identity().1)
+    }
+
+    /// Fetches git repositories.
+    pub fn git_fetcher(&self) -> Result<GitFetcher> {
+        Ok(GitFetcher::new(&self.engine.store.sources_dir("git")?))
+    }
+
+    /// How to prove who we are to a git remote: `GIT_AUTH_TOKEN[.host]` and `GIT_AUTH_HEADER[.host]` as BuildKit has them.
+    pub fn git_auth(&self, remote: &str) -> Result<GitAuth> {
+        let host = remote.split_once("://").map_or("", |(_, r)| r.split('/').next().unwrap_or(""));
+        let host = host.rsplit('@').next().unwrap_or(host);
+        let secret = |name: &str| -> Result<Option<String>> {
+            for id in [format!("{name}.{host}"), name.to_owned()] {
+                if let Some(value) = self.secrets.get(&id)? {
+                    return Ok(Some(String::from_utf8_lossy(&value).trim().to_owned()));
+                }
+            }
+            Ok(None)
+        };
+        let mut auth = match (secret("GIT_AUTH_HEADER")?, secret("GIT_AUTH_TOKEN")?) {
+            (Some(header), _) => GitAuth { header: Some(header), ..GitAuth::default() },
+            (None, Some(token)) => GitAuth::from_token(&token),
+            (None, None) => GitAuth::default(),
+        };
+        auth.ssh_socket.clone_from(&self.ssh_socket);
+        auth.known_hosts.clone_from(&self.engine.known_hosts);
+        Ok(auth)
+    }
+
+    fn git(&self, git: &GitSource) -> Result<Meaning> {
+        let url = GitUrl {
+            remote: git.remote.clone(),
+            reference: git.reference.clone(),
+            subdir: git.subdir.clone(),
+            checksum: git.checksum.clone(),
+            keep_git_dir: Some(git.keep_git_dir),
+            submodules: Some(!git.skip_submodules),
+        };
+        let commit = self.git_fetcher()?.resolve(&url, &self.git_auth(&url.remote)?)?;
+        Ok(Meaning::Git(url, commit))
+    }
+
+    fn http(&self, http: &HttpSource) -> Result<Meaning> {
+        let known = format!("http {}", http.url);
+        let content = self.engine.store.content();
+        if let Some(checksum) = &http.checksum
+            && let Some(file) = self.engine.store.meta().get_as::<HttpRecord>(&known)?
+            && file.digest == *checksum
+            && content.has(checksum)?
+        {
+            return Ok(Meaning::Http(file.file(http)));
+        }
+        let before = self.engine.store.meta().get_as::<HttpRecord>(&known)?.filter(|f| content.has(&f.digest).unwrap_or(false));
+        let etag = before.as_ref().and_then(|f| f.etag.clone());
+        let options = HttpOptions { checksum: http.checksum, etag, ..HttpOptions::default() };
+        let step = self.steps.begin(&format!("[internal] download {}", kiln_source::redact_url(&http.url)));
+        let mut blob = content.writer()?;
+        let got = self.engine.http.get(&http.url, &options, &mut blob);
+        let record = match (step.conclude(got.map_err(Error::from))?, before) {
+            (Some(file), _) => {
+                let (digest, size) = blob.commit(None)?;
+                HttpRecord { digest, size, filename: file.filename, modified: file.modified.map(|m| m.seconds()), etag: file.etag }
+            }
+            (None, Some(before)) => before,
+            (None, None) => return Err(Error::request(format!("{}: the server sent nothing", kiln_source::redact_url(&http.url)))),
+        };
+        self.engine.store.meta().put_as(&known, &record, None)?;
+        Ok(Meaning::Http(record.file(http)))
+    }
+}
+
+/// What is remembered of a download.
+#[derive(serde::Serialize, serde::Deserialize)]
+struct HttpRecord {
+    digest: Digest,
+    size: u64,
+    filename: String,
+    modified: Option<i64>,
+    etag: Option<String>,
+}
+
+impl HttpRecord {
+    fn file(self, http: &HttpSource) -> HttpFile {
+        HttpFile {
+            digest: self.digest,
+            size: self.size,
+            filename: http.filename.clone().unwrap_or(self.filename),
+            modified: self.modified.and_then(|s| kiln_oci::Timestamp::from_seconds(s).ok()),
+            etag: self.etag,
+        }
+    }
+}
+
+impl Identify for Resolved {
+    fn source(&self, vertex: &Vertex, source: &SourceOp) -> Result<Option<(&'static str, Digest)>> {
+        Ok(self.meaning(vertex, source)?.map(|m| m.identity()))
+    }
+
+    fn context(&self, name: &str, selectors: &[Selector]) -> Result<Digest> {
+        self.contexts.get(name)?.digest(selectors)
+    }
+}

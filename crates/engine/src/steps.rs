@@ -1,0 +1,115 @@
+//! Steps as the user sees them: each has a name, begins, and ends once.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::{Instant, SystemTime};
+
+use kiln_oci::Digest;
+
+use crate::error::Error;
+use crate::events::{Event, EventSink, Outcome, StepId, Stream};
+
+/// Gives out steps.
+#[derive(Clone)]
+pub struct Steps {
+    sink: Arc<dyn EventSink>,
+    next: Arc<AtomicU32>,
+}
+
+/// A step that runs. Dropped without an end, it counts as cancelled.
+pub struct Step {
+    steps: Steps,
+    id: StepId,
+    since: Instant,
+    ended: bool,
+}
+
+impl Steps {
+    /// That report to `sink`.
+    pub fn new(sink: Arc<dyn EventSink>) -> Self {
+        Self { sink, next: Arc::default() }
+    }
+
+    /// Where events go.
+    pub fn sink(&self) -> &Arc<dyn EventSink> {
+        &self.sink
+    }
+
+    /// Makes a step known.
+    pub fn announce(&self, name: &str, digest: Digest, inputs: Vec<StepId>) -> StepId {
+        let id = StepId(self.next.fetch_add(1, Ordering::Relaxed));
+        self.sink.event(Event::Step { id, digest, name: name.into(), inputs });
+        id
+    }
+
+    /// Begins a known step.
+    pub fn start(&self, id: StepId) -> Step {
+        self.sink.event(Event::Started { id, at: SystemTime::now() });
+        Step { steps: self.clone(), id, since: Instant::now(), ended: false }
+    }
+
+    /// Begins a step that is not part of the graph, such as an export.
+    pub fn begin(&self, name: &str) -> Step {
+        let id = self.announce(name, Digest::of(name.as_bytes()), Vec::new());
+        self.start(id)
+    }
+
+    /// A known step whose result is there already.
+    pub fn cached(&self, id: StepId) {
+        let mut step = self.start(id);
+        step.end(Outcome::Cached);
+    }
+
+    /// Says something that is not about a step.
+    pub fn warn(&self, text: impl Into<String>) {
+        self.sink.event(Event::Warning(text.into()));
+    }
+}
+
+impl Step {
+    /// Its id.
+    pub fn id(&self) -> StepId {
+        self.id
+    }
+
+    /// Output.
+    pub fn log(&self, stream: Stream, bytes: &[u8]) {
+        if !bytes.is_empty() {
+            self.steps.sink.event(Event::Log { id: self.id, stream, bytes: bytes.into() });
+        }
+    }
+
+    /// How far a part is.
+    pub fn progress(&self, item: &str, current: u64, total: Option<u64>, done: bool) {
+        self.steps.sink.event(Event::Progress { id: self.id, item: item.into(), current, total, done });
+    }
+
+    /// Why it is not cached.
+    pub fn missed(&self, reasons: Vec<String>) {
+        self.steps.sink.event(Event::Miss { id: self.id, reasons });
+    }
+
+    /// Ends it.
+    pub fn end(&mut self, outcome: Outcome) {
+        if !std::mem::replace(&mut self.ended, true) {
+            let event = Event::Finished { id: self.id, at: SystemTime::now(), elapsed: self.since.elapsed(), outcome };
+            self.steps.sink.event(event);
+        }
+    }
+
+    /// Ends it as `result` says, and returns that.
+    pub fn conclude<T>(mut self, result: Result<T, Error>) -> Result<T, Error> {
+        self.end(match &result {
+            Ok(_) => Outcome::Done,
+            Err(Error::Cancelled) => Outcome::Cancelled,
+            Err(e) => Outcome::Failed(e.to_string()),
+        });
+        result
+    }
+}
+
+impl Drop for Step {
+    fn drop(&mut self) {
+        self.end(Outcome::Cancelled);
+    }
+}
