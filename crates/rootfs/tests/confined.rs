@@ -78,7 +78,7 @@ fn links_out_of_a_target_are_resolved_inside() {
     assert_eq!(listing(&outside), ["dir/", "dir/inner = INNER", "secret = SECRET"]);
     let t = c.target();
     fileops::mkfile(&t, Path::new("/file"), b"x", &make()).unwrap();
-    fileops::mkdir(&t, Path::new("/abs/made/deep"), &make(), true).unwrap();
+    fileops::mkdir(&t, Path::new("/abs/made/deep"), &Make { mode: 0o755, ..make() }, true).unwrap();
     fileops::symlink(&t, Path::new("x"), Path::new("/rel/link"), &make()).unwrap();
     fileops::rm(&t, Path::new("/abs/secret"), false, true).unwrap();
     fileops::rm(&t, Path::new("/rel/dir"), false, true).unwrap();
@@ -265,7 +265,7 @@ proptest! {
         let before = listing(&outside);
         let _ = c.copy(&source, &dest);
         let _ = tree_digest(Source::Stack(&c.source()), &select(&[&source]));
-        let _ = fileops::mkdir(&c.target(), Path::new(&dest), &make(), true);
+        let _ = fileops::mkdir(&c.target(), Path::new(&dest), &Make { mode: 0o755, ..make() }, true);
         let _ = fileops::rm(&c.target(), Path::new(&dest), true, true);
         prop_assert_eq!(listing(&outside), before);
         prop_assert!(!listing(&c.up()).iter().any(|l| l.contains("SECRET") || l.contains("INNER")));

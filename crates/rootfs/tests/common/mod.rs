@@ -6,7 +6,7 @@ use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 
 use kiln_rootfs::copy::{CopyReport, CopyRequest, copy};
-use kiln_rootfs::{Result, Root, Selector, Source, Stack, Target};
+use kiln_rootfs::{Ownership, Result, Root, Selector, Source, Stack, Target};
 
 /// Two directories: a source and a target.
 pub struct Case {
@@ -35,12 +35,19 @@ impl Case {
         self.tmp.path().join("low")
     }
 
+    /// Who is not root cannot give files away, and has owners recorded.
+    pub fn root(&self, path: &Path) -> Root {
+        let root = rustix::process::geteuid().is_root();
+        let ownership = if root { Ownership::Native } else { Ownership::Recorded };
+        Root::open(path).unwrap().with_ownership(ownership)
+    }
+
     pub fn source(&self) -> Stack {
-        Root::open(&self.src()).unwrap().into()
+        self.root(&self.src()).into()
     }
 
     pub fn target(&self) -> Target {
-        Target::over(Root::open(&self.up()).unwrap(), Root::open(&self.low()).unwrap().into())
+        Target::over(self.root(&self.up()), self.root(&self.low()).into())
     }
 
     pub fn copy(&self, source: &str, dest: &str) -> Result<CopyReport> {
