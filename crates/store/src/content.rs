@@ -188,6 +188,11 @@ impl std::fmt::Debug for BlobWriter {
 }
 
 impl BlobWriter {
+    /// The draft.
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
     /// Bytes so far.
     pub fn size(&self) -> u64 {
         self.size

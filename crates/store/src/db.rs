@@ -22,9 +22,9 @@ const LOG_SHORT: u64 = 256 << 10;
 const SCHEMA: &str = "
 CREATE TABLE layers(
     id BLOB PRIMARY KEY, diff_id BLOB, size INTEGER, unpacked INTEGER NOT NULL, remote TEXT, created INTEGER NOT NULL,
-    disk INTEGER, checksum INTEGER, boot TEXT) WITHOUT ROWID;
+    disk INTEGER, checksum INTEGER, boot TEXT, written INTEGER) WITHOUT ROWID;
 CREATE INDEX layers_by_diff_id ON layers(diff_id) WHERE diff_id IS NOT NULL;
-CREATE INDEX layers_unsettled ON layers(created) WHERE boot IS NOT NULL;
+CREATE INDEX layers_unsettled ON layers(written) WHERE boot IS NOT NULL;
 CREATE TABLE layer_blobs(
     layer BLOB NOT NULL, digest BLOB NOT NULL, compression TEXT NOT NULL, level INTEGER, descriptor TEXT NOT NULL,
     PRIMARY KEY(layer, digest)) WITHOUT ROWID;

@@ -124,6 +124,12 @@ pub enum Error {
     /// No build has this id.
     #[error("no build {0:?} in the store")]
     BuildMissing(String),
+    /// An image archive or layout is not what it should be.
+    #[error("the image archive is not valid: {0}")]
+    Archive(String),
+    /// An archive could not be written to where the caller wants it.
+    #[error("cannot write the archive: {0}")]
+    Output(#[source] io::Error),
     /// Something that is in use was to be removed.
     #[error("{0} is in use")]
     InUse(String),

@@ -294,7 +294,7 @@ mod tests {
         }
         fs::create_dir(victim.join("closed")).unwrap();
         fs::write(victim.join("closed/f"), [1; 5000]).unwrap();
-        fs::set_permissions(victim.join("closed"), fs::Permissions::from_mode(0)).unwrap();
+        fs::set_permissions(victim.join("closed"), fs::Permissions::from_mode(0o000)).unwrap();
         fs::write(tmp.path().join("kept"), "x").unwrap();
         std::os::unix::fs::symlink(tmp.path(), victim.join("out")).unwrap();
         let removed = remove_path(&victim).unwrap();

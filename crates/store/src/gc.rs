@@ -219,6 +219,7 @@ impl<'a> Collector<'a> {
         bytes += self.orphan_layers()?;
         bytes += self.blobs()?;
         bytes += self.orphan_mounts()?;
+        self.store.layers().measure_new()?;
         self.orphan_logs()?;
         self.stale_locks();
         Ok(bytes)
@@ -384,7 +385,13 @@ impl<'a> Collector<'a> {
 
     fn evict(&mut self, policy: &PrunePolicy) -> Result<()> {
         let limited = (policy.max_used_space, policy.min_free_space, policy.reserved_space) != (0, 0, 0);
-        let mut used = if limited { self.used(policy)? } else { u64::MAX };
+        let mut used = if limited { usage::at_most(self.store)? } else { u64::MAX };
+        if limited && used <= keep_bytes(policy, used, usage::free_space(self.store)?) {
+            return Ok(());
+        }
+        if limited {
+            used = self.store.usage()?.total;
+        }
         let mut candidates = self.candidates(policy)?.into_iter().peekable();
         while candidates.peek().is_some() {
             let keep = if limited { keep_bytes(policy, used, usage::free_space(self.store)?) } else { 0 };
@@ -403,12 +410,6 @@ impl<'a> Collector<'a> {
             used = used.saturating_sub(freed);
         }
         Ok(())
-    }
-
-    /// Bytes that the store uses. If the sum of what the records say is within the budget, then it is an upper bound, and enough.
-    fn used(&self, policy: &PrunePolicy) -> Result<u64> {
-        let _ = policy;
-        Ok(self.store.usage()?.total)
     }
 
     fn estimate(&self, candidate: &Candidate) -> u64 {

@@ -60,7 +60,7 @@ pub struct ManifestView {
 pub struct Images<'a>(pub(crate) &'a Store);
 
 /// Largest manifest that is read; what registries accept.
-const MAX_MANIFEST: usize = 4 << 20;
+pub(crate) const MAX_MANIFEST: usize = 4 << 20;
 /// Largest image config that is read.
 pub(crate) const MAX_CONFIG: usize = 8 << 20;
 /// Indexes may hold indexes; not without end.
@@ -302,7 +302,7 @@ fn media_is_image(manifest: &Manifest) -> bool {
         && !manifest.layers.iter().any(|l| l.media_type == "application/vnd.in-toto+json")
 }
 
-fn no_platform(digest: &Digest, wanted: &Platform, index: &Index) -> Error {
+pub(crate) fn no_platform(digest: &Digest, wanted: &Platform, index: &Index) -> Error {
     let available: Vec<String> =
         index.manifests.iter().filter_map(|d| d.platform.as_ref()).map(|p| p.to_string()).collect();
     Error::NoPlatform { digest: Box::new(*digest), wanted: wanted.to_string(), available: available.join(", ") }

@@ -120,7 +120,7 @@ pub struct Layers<'a>(pub(crate) &'a Store);
 /// Trees up to this size are summarised when they are committed: 3 ms. Others by the collector.
 const MEASURE_AT_ONCE: u64 = 4_000;
 /// Trees beyond this size are not summarised at all.
-pub(crate) const MEASURE_MAX: u64 = 400_000;
+const MEASURE_MAX: u64 = 400_000;
 /// The kernel writes dirty pages after 30 s; what is this old is taken to be on disk.
 const SETTLED_AFTER_MS: i64 = 30 * 60 * 1000;
 
@@ -285,6 +285,26 @@ impl Layers<'_> {
             return Ok(true);
         }
         self.forget_files(id)
+    }
+
+    /// Summarises the layers that were too large to do so when they were committed.
+    pub(crate) fn measure_new(&self) -> Result<()> {
+        let inner = self.0.inner();
+        let ids = inner.db.read(|db| {
+            let mut statement = db.prepare_cached("SELECT id FROM layers WHERE unpacked=1 AND disk IS NULL")?;
+            let ids = statement.query_map([], |r| r.get::<_, Vec<u8>>(0))?;
+            ids.map(|id| LayerId::from_column(&id?)).collect::<Result<Vec<_>>>()
+        })?;
+        for id in ids {
+            // One that can't be read now, or goes away, is for the next time.
+            let Ok(Some(found)) = fsutil::measure(&self.path(&id), MEASURE_MAX) else { continue };
+            let (disk, check) = columns(Some(found));
+            // A summary that is made in another boot would vouch for damage.
+            let sql =
+                "UPDATE layers SET disk=?2, checksum=iif(boot IS NULL OR boot=?4, ?3, NULL) WHERE id=?1 AND unpacked=1";
+            inner.db.write(|tx| Ok(tx.execute(sql, params![id.0, disk, check, boot_id()])?))?;
+        }
+        Ok(())
     }
 
     /// Forgets the files of a layer that was damaged from outside. Returns false, for its callers.

@@ -36,6 +36,7 @@
 //!   several keys lead to), `steps`, `images`, `roots`, `meta`, `builds`, `mounts`. `content/` has no table: a file is the record.
 //! - A higher `user_version` than [`FORMAT`] is refused with [`Error::NewerStore`], before anything is written.
 
+mod archive;
 mod builds;
 mod cache;
 mod content;
@@ -55,6 +56,7 @@ mod session;
 mod store;
 mod usage;
 
+pub use archive::{ArchiveFormat, ImportOptions, LoadOptions, Loaded, OciLayout, SaveImage, SaveReport};
 pub use builds::{BuildInfo, BuildLog, BuildRecord, BuildStatus, Builds};
 pub use cache::{CacheKey, CacheRecords, Record, Steps};
 pub use content::{BlobWriter, Content};

@@ -113,21 +113,17 @@ pub(crate) fn guard<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 impl Session {
     pub(crate) fn start(root: &Path) -> Result<Self> {
-        let leases = root.join("leases");
-        loop {
-            let id = fsutil::random_hex(8).ctx("read", "/dev/urandom")?;
-            let path = leases.join(&id);
-            let file = OpenOptions::new().create_new(true).append(true).mode(0o600).open(&path).ctx("create", &path)?;
-            flock(&file, FlockOperation::LockExclusive, &path)?;
-            // A sweeper may have seen the file in the moment before it was locked.
-            if !lock::is_named(&file, &path)? {
-                continue;
-            }
-            let gc_path = root.join("locks/gc");
-            let gc = lock::open_lock_file(&gc_path)?;
-            let state = Mutex::new(State { file, gc, gc_path, pinned: HashSet::new() });
-            return Ok(Self { id, path, tmp: root.join("tmp"), counter: AtomicU64::new(0), state });
-        }
+        let id = fsutil::random_hex(8).ctx("read", "/dev/urandom")?;
+        let tmp = root.join("tmp");
+        // Locked before it has its name: a lease file that can be locked is one of a dead process.
+        let (draft, path) = (tmp.join(format!("new.{id}")), root.join("leases").join(&id));
+        let file = OpenOptions::new().create_new(true).append(true).mode(0o600).open(&draft).ctx("create", &draft)?;
+        flock(&file, FlockOperation::LockExclusive, &draft)?;
+        fs::rename(&draft, &path).ctx("rename", &path)?;
+        let gc_path = root.join("locks/gc");
+        let gc = lock::open_lock_file(&gc_path)?;
+        let state = Mutex::new(State { file, gc, gc_path, pinned: HashSet::new() });
+        Ok(Self { id, path, tmp, counter: AtomicU64::new(0), state })
     }
 
     /// A new name under `tmp/` that is swept when this process is dead.
@@ -206,19 +202,19 @@ impl Debris {
     }
 }
 
-/// A download that nobody went on with for this long is debris.
+/// A download that nobody went on with for this long is debris; so is a lease file that did not get its name.
 const PARTIAL_MAX_AGE_MS: i64 = 24 * 3600 * 1000;
 
-/// How many lease files one look tests at most, so that opening stays cheap beside hundreds of other processes.
-const LOOK_LIMIT: usize = 32;
+/// How many lease files opening a store tests at most, so that it stays cheap beside hundreds of other processes.
+pub(crate) const LOOK_LIMIT: usize = 32;
 
-/// Finds debris. Costs two directory listings when there is none.
-pub(crate) fn find_debris(root: &Path) -> Result<Debris> {
+/// Finds debris, of at most `limit` processes. Costs two directory listings when there is none.
+pub(crate) fn find_debris(root: &Path, limit: usize) -> Result<Debris> {
     let (leases, tmp) = (root.join("leases"), root.join("tmp"));
     let mut debris = Debris::default();
     // The drafts first: one that is listed now had its lease file before, or is an orphan.
     let drafts: Vec<_> = fs::read_dir(&tmp).ctx("list", &tmp)?.filter_map(|e| e.ok()).collect();
-    for entry in fs::read_dir(&leases).ctx("list", &leases)?.filter_map(|e| e.ok()).take(LOOK_LIMIT) {
+    for entry in fs::read_dir(&leases).ctx("list", &leases)?.filter_map(|e| e.ok()).take(limit) {
         let path = entry.path();
         let Ok(file) = File::open(&path) else { continue };
         if flock(&file, FlockOperation::NonBlockingLockExclusive, &path)? && lock::is_named(&file, &path)? {
@@ -229,7 +225,7 @@ pub(crate) fn find_debris(root: &Path) -> Result<Debris> {
         let name = draft.file_name();
         let Some((owner, rest)) = name.to_str().and_then(|n| n.split_once('.')) else { continue };
         let dead = match owner {
-            "partial" => is_stale_partial(&draft.path()),
+            "partial" | "new" => is_stale(&draft.path()),
             owner => {
                 let lease = leases.join(owner);
                 debris.dead.iter().any(|(path, _)| *path == lease) || !lease.exists()
@@ -242,7 +238,7 @@ pub(crate) fn find_debris(root: &Path) -> Result<Debris> {
     Ok(debris)
 }
 
-fn is_stale_partial(path: &Path) -> bool {
+fn is_stale(path: &Path) -> bool {
     use std::os::unix::fs::MetadataExt;
     fs::metadata(path).is_ok_and(|m| fsutil::now_ms() - m.mtime() * 1000 > PARTIAL_MAX_AGE_MS)
 }

@@ -61,7 +61,7 @@ impl Store {
         };
         let (session, leases, sweeper) = (Mutex::new(None), AtomicUsize::new(0), Mutex::new(None));
         let store = Self(Arc::new(Inner { root, db, session, leases, sweeper }));
-        let debris = session::find_debris(&store.0.root)?;
+        let debris = session::find_debris(&store.0.root, session::LOOK_LIMIT)?;
         if !debris.is_empty() {
             let inner = store.0.clone();
             let sweeper = std::thread::Builder::new().name("kiln-sweep".into());
@@ -170,7 +170,7 @@ impl Store {
         if let Some(running) = guard(&self.0.sweeper).take() {
             _ = running.join();
         }
-        session::sweep(&self.0, session::find_debris(&self.0.root)?);
+        session::sweep(&self.0, session::find_debris(&self.0.root, usize::MAX)?);
         Ok(())
     }
 }

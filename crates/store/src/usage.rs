@@ -102,9 +102,7 @@ impl Store {
         usage.sources.bytes = count.tree(&self.root().join("sources"))?;
         usage.sources.reclaimable = usage.sources.bytes;
         usage.other = count.tree(&self.root().join("tmp"))?;
-        for file in ["kiln.db", "kiln.db-wal", "kiln.db-shm", "content/index.json"] {
-            usage.other += fs::metadata(self.root().join(file)).map_or(0, |m| m.blocks() * 512);
-        }
+        usage.other += database(self.root());
         let images = self.images().list()?;
         usage.images.count = images.iter().map(|i| i.target.digest).collect::<HashSet<_>>().len() as u64;
         usage.images.active =
@@ -195,6 +193,32 @@ impl Counter {
             _ => Ok(bytes),
         }
     }
+}
+
+/// Not less than what the store uses, without looking into layers: files that they share count for each of them.
+pub(crate) fn at_most(store: &Store) -> Result<u64> {
+    /// A layer's directory, and `fs` in it.
+    const DIRECTORIES: u64 = 2 * 4096;
+    let root = store.root();
+    let mut count = Counter::default();
+    let sql = "SELECT count(*), sum(disk), count(disk) FROM layers WHERE unpacked=1";
+    let (layers, sum, measured) = store.inner().db.read(|db| {
+        Ok(db.query_row(sql, [], |r| Ok((r.get::<_, i64>(0)?, r.get::<_, Option<i64>>(1)?, r.get::<_, i64>(2)?)))?)
+    })?;
+    if measured < layers {
+        return Ok(u64::MAX);
+    }
+    let mut bytes = sum.unwrap_or(0) as u64 + layers as u64 * DIRECTORIES;
+    for part in ["content", "mounts", "builds", "sources", "tmp"] {
+        bytes += count.tree(&root.join(part))?;
+    }
+    Ok(bytes + database(root))
+}
+
+/// Allocated bytes of the database.
+fn database(root: &Path) -> u64 {
+    let files = ["kiln.db", "kiln.db-wal", "kiln.db-shm"];
+    files.iter().map(|file| fs::metadata(root.join(file)).map_or(0, |m| m.blocks() * 512)).sum()
 }
 
 /// Bytes free for us on the store's file system.

@@ -1,4 +1,5 @@
 //! What each part of the store promises.
+#![allow(clippy::unwrap_used)]
 
 mod common;
 
@@ -114,9 +115,11 @@ fn layers_are_committed_or_leave_nothing() {
     let id = draft.commit(LayerMeta { remote: Some("r".into()), ..LayerMeta::default() }).unwrap();
     assert_eq!(fs::read(layers.path(&id).join("f")).unwrap(), b"x");
     assert_eq!(names(&env.root().join("layers").join(id.to_string())), ["fs"]);
+    let created = layers.get(&id).unwrap().created;
+    assert!(created.seconds_until(kiln_oci::Timestamp::now()) < 60);
     assert_eq!(
         layers.get(&id).unwrap(),
-        Layer { id, diff_id: None, size: None, blobs: vec![], unpacked: true, remote: Some("r".into()) }
+        Layer { id, created, diff_id: None, size: None, blobs: vec![], unpacked: true, remote: Some("r".into()) }
     );
     assert_eq!(id.to_string().parse::<LayerId>().unwrap(), id);
 

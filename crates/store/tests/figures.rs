@@ -1,4 +1,5 @@
 //! Figures, printed: `cargo test --release -p kiln-store --test figures -- --ignored --nocapture`.
+#![allow(clippy::unwrap_used)]
 
 mod common;
 

@@ -1,4 +1,5 @@
 //! What the collector keeps and what it removes.
+#![allow(clippy::unwrap_used)]
 
 mod common;
 
@@ -448,4 +449,44 @@ fn collecting_beside_builds_takes_nothing_from_them() {
         assert!(collector.join().unwrap() > 0);
     });
     check_invariants(&env.reopen());
+}
+
+#[test]
+fn a_budget_that_is_met_is_met_without_a_look_into_layers() {
+    let mut env = Env::new();
+    let id = layer(&env.store, "x");
+    record(&env.store, 1, &[id]);
+    fresh(&mut env);
+    // The exact measure would not find these bytes, so that it can be told from the estimate.
+    let db = rusqlite::Connection::open(env.root().join("kiln.db")).unwrap();
+    db.execute("UPDATE layers SET disk=disk+1000000000", []).unwrap();
+    let policy = PrunePolicy { max_used_space: 1 << 40, ..PrunePolicy::default() };
+    assert_eq!(env.store.gc(&policy).unwrap(), Report::default());
+    let policy = PrunePolicy { max_used_space: 1 << 29, ..PrunePolicy::default() };
+    assert_eq!(env.store.gc(&policy).unwrap(), Report::default());
+    let policy = PrunePolicy { max_used_space: 1, ..PrunePolicy::default() };
+    assert_eq!(env.store.gc(&policy).unwrap().evicted.len(), 1);
+}
+
+#[test]
+fn large_layers_are_summarised_by_the_collector() {
+    let mut env = Env::new();
+    let draft = env.store.layers().draft().unwrap();
+    for n in 0..4100 {
+        fs::write(draft.fs().join(n.to_string()), "").unwrap();
+    }
+    let id = draft.commit(LayerMeta::default()).unwrap();
+    record(&env.store, 1, &[id]);
+    fresh(&mut env);
+    let db = rusqlite::Connection::open(env.root().join("kiln.db")).unwrap();
+    let summary = || db.query_row("SELECT checksum FROM layers", [], |r| r.get::<_, Option<i64>>(0)).unwrap();
+    assert_eq!(summary(), None);
+    env.store.collect().unwrap();
+    assert!(summary().is_some());
+    db.execute("UPDATE layers SET boot='before'", []).unwrap();
+    assert!(env.store.cache().lookup(&key(1)).unwrap().is_some());
+    // Without a summary, a layer of another boot is not trusted.
+    db.execute("UPDATE layers SET boot='before', checksum=NULL", []).unwrap();
+    env.store.collect().unwrap();
+    assert!(env.store.cache().lookup(&key(1)).unwrap().is_none());
 }

@@ -1,5 +1,5 @@
 //! A store in a temporary directory, and images and layers to put into it.
-#![allow(dead_code)]
+#![allow(dead_code, clippy::unwrap_used)]
 
 use std::fs;
 use std::io::Write;

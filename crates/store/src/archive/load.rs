@@ -1,0 +1,360 @@
+//! Reading archives, from a stream.
+//!
+//! Entries come in any order, so blobs go straight into the content store, and what they are for is decided at the end.
+
+use std::collections::{BTreeMap, HashMap};
+use std::io::{self, Read};
+
+use kiln_oci::media::{self, Compression};
+use kiln_oci::{
+    ANNOTATION_CONTAINERD_NAME, ANNOTATION_REF_NAME, Descriptor, Digest, ImageConfig, Index, Manifest, ManifestKind,
+    Reference,
+};
+
+use super::{DockerManifest, MAX_INDEX};
+use crate::error::{Context, Error, Result};
+use crate::images::MAX_CONFIG;
+use crate::store::Store;
+
+/// How to load.
+#[derive(Debug, Clone, Default)]
+pub struct LoadOptions {
+    /// Do not record the images: only their content is put into the store, kept by the caller's lease. For images that are an
+    /// input of a build.
+    pub content_only: bool,
+    /// Refuse archives that unpack to more bytes than this; 0 is no limit.
+    pub max_size: u64,
+}
+
+/// An image that was loaded.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Loaded {
+    /// Its manifest or index.
+    pub target: Descriptor,
+    /// Its names in the archive.
+    pub names: Vec<Reference>,
+    /// Names in the archive that are not image names, as they are.
+    pub ignored: Vec<String>,
+}
+
+/// Entries that are not metadata: more than any image has.
+const MAX_ENTRIES: usize = 100_000;
+/// What may follow the end of a tar: padding.
+const MAX_TRAILER: u64 = 16 << 20;
+
+impl Store {
+    /// Loads all images of an archive, compressed or not. Nothing is recorded unless all of it is in order.
+    pub fn load(&self, reader: Box<dyn Read + Send>, options: &LoadOptions) -> Result<Vec<Loaded>> {
+        // Blobs are pinned from when they are written until their image is recorded.
+        let _lease = self.lease()?;
+        let bad = |e: io::Error| Error::Archive(format!("it can't be read: {e}"));
+        let (_, decoded) = kiln_compress::decoder(reader).map_err(bad)?;
+        let limit = if options.max_size == 0 { u64::MAX } else { options.max_size };
+        let mut spool = Spool { store: self, files: BTreeMap::new(), links: HashMap::new(), small: HashMap::new() };
+        spool.read(Box::new(kiln_compress::LimitReader::new(decoded, limit)))?;
+        let loaded = spool.images()?;
+        if !options.content_only {
+            for image in &loaded {
+                image.names.iter().try_for_each(|name| self.images().put(name, &image.target).map(|_| ()))?;
+                if image.names.is_empty() {
+                    self.images().put_untagged(&image.target)?;
+                }
+            }
+        }
+        Ok(loaded)
+    }
+}
+
+/// What was read of an archive.
+struct Spool<'a> {
+    store: &'a Store,
+    /// Names of blobs.
+    files: BTreeMap<String, (Digest, u64)>,
+    /// Symbolic and hard links, which old archives use for layers that are in it twice.
+    links: HashMap<String, String>,
+    /// `index.json`, `manifest.json`, `oci-layout`.
+    small: HashMap<String, Vec<u8>>,
+}
+
+/// A name without `.` and empty parts; `..` goes up, and not above the top.
+fn normal(name: &[u8]) -> String {
+    let mut parts: Vec<String> = Vec::new();
+    for part in String::from_utf8_lossy(name).split('/') {
+        match part {
+            "" | "." => {}
+            ".." => _ = parts.pop(),
+            part => parts.push(part.to_owned()),
+        }
+    }
+    parts.join("/")
+}
+
+fn damaged(e: io::Error) -> Error {
+    match kiln_compress::limit_exceeded(&e) {
+        Some(limit) => Error::Archive(format!("it unpacks to more than {} bytes", limit.limit)),
+        None => Error::Archive(format!("it is damaged or cut off: {e}")),
+    }
+}
+
+impl Spool<'_> {
+    fn read(&mut self, reader: Box<dyn Read + Send>) -> Result<()> {
+        let mut archive = tar::Archive::new(reader);
+        for entry in archive.entries().map_err(damaged)? {
+            let mut entry = entry.map_err(damaged)?;
+            let name = normal(&entry.path_bytes());
+            if self.files.len() + self.links.len() > MAX_ENTRIES {
+                return Err(Error::Archive(format!("it has more than {MAX_ENTRIES} entries")));
+            }
+            let kind = entry.header().entry_type();
+            match kind {
+                tar::EntryType::Regular | tar::EntryType::Continuous => {
+                    let size = entry.size();
+                    self.file(name, size, &mut entry)?;
+                }
+                tar::EntryType::Symlink | tar::EntryType::Link => {
+                    let Some(target) = entry.link_name_bytes() else { continue };
+                    let parent = match (kind, name.rsplit_once('/')) {
+                        (tar::EntryType::Symlink, Some((parent, _))) if !target.starts_with(b"/") => parent,
+                        _ => "",
+                    };
+                    let target = normal(&[parent.as_bytes(), b"/", &target].concat());
+                    self.links.insert(name, target);
+                }
+                _ => {}
+            }
+        }
+        // Whoever writes into our pipe is not to die of it because we stopped before the padding.
+        io::copy(&mut archive.into_inner().take(MAX_TRAILER), &mut io::sink()).map_err(damaged)?;
+        Ok(())
+    }
+
+    fn file(&mut self, name: String, size: u64, entry: &mut dyn Read) -> Result<()> {
+        match name.as_str() {
+            "index.json" | "manifest.json" | "oci-layout" => {
+                let mut bytes = Vec::new();
+                entry.take(MAX_INDEX + 1).read_to_end(&mut bytes).map_err(damaged)?;
+                if bytes.len() as u64 > MAX_INDEX {
+                    return Err(Error::Archive(format!("its {name} is larger than {MAX_INDEX} bytes")));
+                }
+                complete(bytes.len() as u64, size)?;
+                self.small.insert(name, bytes);
+                return Ok(());
+            }
+            // Of docker before 1.10; beside a manifest.json they say nothing new.
+            name if name == "repositories" || name.ends_with("/json") || name.ends_with("/VERSION") => return Ok(()),
+            _ => {}
+        }
+        let claimed = name.strip_prefix("blobs/").and_then(|n| n.replacen('/', ":", 1).parse::<Digest>().ok());
+        if let Some(size) = claimed.as_ref().map(|d| self.store.content().size(d)).transpose()?.flatten() {
+            // It is here and verified; the next entry skips what is left of this one.
+            self.files.insert(name, (claimed.unwrap_or_else(|| Digest::of(b"")), size));
+            return Ok(());
+        }
+        let mut writer = match &claimed {
+            Some(digest) => self.store.content().writer_for(digest)?,
+            None => self.store.content().writer()?,
+        };
+        copy(entry, &mut writer)?;
+        complete(writer.size(), size)?;
+        let blob = writer.commit(claimed.as_ref())?;
+        self.files.insert(name, blob);
+        Ok(())
+    }
+
+    /// The blob that a name leads to.
+    fn find(&self, name: &str) -> Result<(Digest, u64)> {
+        let mut at = normal(name.as_bytes());
+        // A loop of links ends as well.
+        for _ in 0..8 {
+            if let Some(found) = self.files.get(&at) {
+                return Ok(*found);
+            }
+            match self.links.get(&at) {
+                Some(target) => at.clone_from(target),
+                None => break,
+            }
+        }
+        Err(Error::Archive(format!("it lacks {name:?}, which its manifest names")))
+    }
+
+    fn images(&self) -> Result<Vec<Loaded>> {
+        let docker: Vec<DockerManifest> = self.json("manifest.json")?.unwrap_or_default();
+        let index: Option<Index> = self.json("index.json")?;
+        match index {
+            // It keeps the manifests, and with them the digests; docker's file has more names at most.
+            Some(index) if !index.manifests.is_empty() => self.oci_images(index, &docker),
+            _ if !docker.is_empty() => docker.iter().map(|image| self.docker_image(image)).collect(),
+            _ if self.files.keys().any(|name| name.ends_with("/layer.tar")) => {
+                Err(Error::Archive("it is of a docker before 1.10, which is not supported".into()))
+            }
+            _ => Err(Error::Archive(
+                "it is not an image archive: it has neither an index.json nor a manifest.json".into(),
+            )),
+        }
+    }
+
+    fn json<T: serde::de::DeserializeOwned>(&self, name: &str) -> Result<Option<T>> {
+        let parse = |bytes: &Vec<u8>| {
+            serde_json::from_slice(bytes).map_err(|e| Error::Archive(format!("its {name} is not valid: {e}")))
+        };
+        self.small.get(name).map(parse).transpose()
+    }
+
+    fn oci_images(&self, index: Index, docker: &[DockerManifest]) -> Result<Vec<Loaded>> {
+        let mut loaded: Vec<Loaded> = Vec::new();
+        for mut descriptor in index.manifests {
+            let mut names: Vec<String> = Vec::new();
+            let mut take = |key: &str| descriptor.annotations.remove(key);
+            let (full, short) = (take(ANNOTATION_CONTAINERD_NAME), take(ANNOTATION_REF_NAME));
+            // A bare tag is the name of nothing.
+            names.extend(full.or_else(|| short.filter(|s| s.contains([':', '/', '@']))));
+            self.check(&descriptor, 0)?;
+            names.extend(self.docker_names(&descriptor, docker)?);
+            match loaded.iter_mut().find(|l| l.target.digest == descriptor.digest) {
+                Some(known) => add_names(known, &names),
+                None => {
+                    let mut image = Loaded { target: descriptor, names: Vec::new(), ignored: Vec::new() };
+                    add_names(&mut image, &names);
+                    loaded.push(image);
+                }
+            }
+        }
+        Ok(loaded)
+    }
+
+    /// Names that `manifest.json` has for an image.
+    fn docker_names(&self, descriptor: &Descriptor, docker: &[DockerManifest]) -> Result<Vec<String>> {
+        let mut names = Vec::new();
+        let ManifestKind::Manifest(manifest) = self.store.images().parse(descriptor)?.1 else { return Ok(names) };
+        for image in docker {
+            if self.find(&image.config).is_ok_and(|(digest, _)| digest == manifest.config.digest) {
+                names.extend(image.repo_tags.iter().cloned());
+            }
+        }
+        Ok(names)
+    }
+
+    /// Checks that what a manifest names is in the archive, or was here before. Parts of an index may be missing.
+    fn check(&self, descriptor: &Descriptor, depth: u32) -> Result<()> {
+        let lacks = |what: &Descriptor| Error::Archive(format!("it lacks the blob {}", what.digest));
+        if self.store.content().size(&descriptor.digest)?.is_none() {
+            return Err(lacks(descriptor));
+        }
+        match self.store.images().parse(descriptor)?.1 {
+            ManifestKind::Index(index) => {
+                let mut found = 0;
+                for part in &index.manifests {
+                    if depth < 4 && self.store.content().size(&part.digest)?.is_some() {
+                        self.check(part, depth + 1)?;
+                        found += 1;
+                    }
+                }
+                if found == 0 {
+                    Err(Error::Archive(format!("it has no image of the index {}", descriptor.digest)))
+                } else {
+                    Ok(())
+                }
+            }
+            ManifestKind::Manifest(manifest) => {
+                for blob in manifest.layers.iter().chain([&manifest.config]) {
+                    match self.store.content().size(&blob.digest)? {
+                        Some(size) if size == blob.size => {}
+                        Some(size) => {
+                            let words = format!(
+                                "its blob {} has {size} bytes, not {} as its manifest says",
+                                blob.digest, blob.size
+                            );
+                            return Err(Error::Archive(words));
+                        }
+                        None if blob.urls.is_empty() => return Err(lacks(blob)),
+                        None => {}
+                    }
+                }
+                Ok(())
+            }
+        }
+    }
+
+    /// An image that has no manifest: a config, and layers that it vouches for by their diff IDs.
+    fn docker_image(&self, image: &DockerManifest) -> Result<Loaded> {
+        let (config_digest, config_size) = self.find(&image.config)?;
+        let raw = self.store.content().read_small(&config_digest, MAX_CONFIG)?;
+        let config: ImageConfig =
+            serde_json::from_slice(&raw).map_err(|source| Error::Config { digest: Box::new(config_digest), source })?;
+        let diff_ids = &config.rootfs.diff_ids;
+        if diff_ids.len() != image.layers.len() {
+            let (have, want) = (image.layers.len(), diff_ids.len());
+            return Err(Error::Archive(format!("{} lists {have} layers, its config {want}", image.config)));
+        }
+        let layers = image.layers.iter().zip(diff_ids).map(|(name, diff_id)| self.layer(name, diff_id));
+        let manifest = Manifest {
+            schema_version: 2,
+            media_type: media::OCI_MANIFEST.into(),
+            config: Descriptor::new(media::OCI_CONFIG, config_digest, config_size),
+            layers: layers.collect::<Result<_>>()?,
+            annotations: BTreeMap::new(),
+            extra: BTreeMap::new(),
+        };
+        let bytes = serde_json::to_vec(&manifest).map_err(|e| Error::Archive(e.to_string()))?;
+        self.store.content().put(&bytes)?;
+        let target = Descriptor::of(media::OCI_MANIFEST, &bytes);
+        let mut loaded = Loaded { target, names: Vec::new(), ignored: Vec::new() };
+        add_names(&mut loaded, &image.repo_tags);
+        Ok(loaded)
+    }
+
+    fn layer(&self, name: &str, diff_id: &Digest) -> Result<Descriptor> {
+        let (digest, size) = self.find(name)?;
+        if digest == *diff_id {
+            return Ok(Descriptor::new(Compression::Uncompressed.layer_media_type(true), digest, size));
+        }
+        let path = self.store.content().path(&digest);
+        let file = Box::new(self.store.content().open(&digest)?);
+        let (format, mut tar) = kiln_compress::decoder(file).ctx("read", &path)?;
+        let mut hasher = diff_id.hasher();
+        io::copy(&mut tar, &mut hasher).map_err(damaged)?;
+        crate::content::verify(diff_id, hasher.finish())?;
+        match format.layer_compression() {
+            Some(compression) => Ok(Descriptor::new(compression.layer_media_type(true), digest, size)),
+            None => Err(Error::Archive(format!(
+                "its layer {name:?} is compressed with {}, which images do not have",
+                format.name()
+            ))),
+        }
+    }
+}
+
+/// The library takes a stream that ends inside of a file for the end of that file.
+fn complete(read: u64, size: u64) -> Result<()> {
+    if read == size { Ok(()) } else { Err(damaged(io::ErrorKind::UnexpectedEof.into())) }
+}
+
+fn copy(from: &mut dyn Read, to: &mut crate::BlobWriter) -> Result<()> {
+    use std::io::Write;
+    let mut buffer = vec![0; 256 << 10];
+    loop {
+        let n = match from.read(&mut buffer) {
+            Ok(0) => return Ok(()),
+            Ok(n) => n,
+            Err(e) if e.kind() == io::ErrorKind::Interrupted => continue,
+            Err(e) => return Err(damaged(e)),
+        };
+        to.write_all(&buffer[..n]).ctx("write", to.path())?;
+    }
+}
+
+fn add_names(image: &mut Loaded, names: &[String]) {
+    for name in names {
+        match name.parse::<Reference>() {
+            Ok(parsed) => {
+                let parsed = parsed.with_default_tag();
+                if !image.names.contains(&parsed) {
+                    image.names.push(parsed);
+                }
+            }
+            // `<none>:<none>` is how docker writes that there is no name.
+            Err(_) if name.starts_with("<none>") => {}
+            Err(_) => image.ignored.push(name.chars().take(300).collect()),
+        }
+    }
+}
