@@ -13,7 +13,7 @@ use kiln_source::{GitAuth, GitFetcher, GitUrl, HttpFile, HttpOptions};
 use crate::build::plan::Identify;
 use crate::contexts::Contexts;
 use crate::engine::Engine;
-use crate::error::{Error, Result};
+use crate::error::{Cause, Error, Result, StepError};
 use crate::secrets::Secrets;
 use crate::steps::Steps;
 use crate::transfer::KnownImage;
@@ -52,6 +52,7 @@ pub struct Resolved {
     ssh_socket: Option<std::path::PathBuf>,
     steps: Steps,
     pull: bool,
+    dockerfile: Option<kiln_dockerfile::Source>,
     /// One lock for each source, so that two that ask for the same wait for one answer.
     known: Mutex<BTreeMap<String, Arc<Mutex<Option<Meaning>>>>>,
 }
@@ -66,13 +67,15 @@ pub struct ResolveOptions {
     pub ssh_socket: Option<std::path::PathBuf>,
     /// Always ask registries.
     pub pull: bool,
+    /// The Dockerfile, for messages.
+    pub dockerfile: Option<kiln_dockerfile::Source>,
 }
 
 impl Resolved {
     /// Nothing is resolved yet.
     pub fn new(engine: Arc<Engine>, steps: Steps, options: ResolveOptions) -> Self {
-        let ResolveOptions { contexts, secrets, ssh_socket, pull } = options;
-        Self { engine, contexts, secrets, ssh_socket, steps, pull, known: Mutex::default() }
+        let ResolveOptions { contexts, secrets, ssh_socket, pull, dockerfile } = options;
+        Self { engine, contexts, secrets, ssh_socket, steps, pull, dockerfile, known: Mutex::default() }
     }
 
     fn once(&self, key: String, resolve: impl FnOnce() -> Result<Meaning>) -> Result<Meaning> {
@@ -247,6 +250,16 @@ impl HttpRecord {
 impl Identify for Resolved {
     fn source(&self, vertex: &Vertex, source: &SourceOp) -> Result<Option<(&'static str, Digest)>> {
         Ok(self.meaning(vertex, source)?.map(|m| m.identity()))
+    }
+
+    fn located(&self, vertex: &Vertex, error: Error) -> Error {
+        Error::Step(Box::new(StepError {
+            name: self.steps.masked(&vertex.meta.name),
+            location: vertex.meta.location.clone(),
+            source_text: self.dockerfile.clone(),
+            cause: Cause::Other(Box::new(error)),
+            output: Vec::new(),
+        }))
     }
 
     fn context(&self, name: &str, selectors: &[Selector]) -> Result<Digest> {

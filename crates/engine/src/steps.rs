@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Instant, SystemTime};
 
 use kiln_oci::Digest;
+use kiln_secrets::Redactor;
 
 use crate::error::Error;
 use crate::events::{Event, EventSink, Outcome, StepId, Stream};
@@ -14,6 +15,7 @@ use crate::events::{Event, EventSink, Outcome, StepId, Stream};
 pub struct Steps {
     sink: Arc<dyn EventSink>,
     next: Arc<AtomicU32>,
+    redactor: Option<Arc<Redactor>>,
 }
 
 /// A step that runs. Dropped without an end, it counts as cancelled.
@@ -27,7 +29,21 @@ pub struct Step {
 impl Steps {
     /// That report to `sink`.
     pub fn new(sink: Arc<dyn EventSink>) -> Self {
-        Self { sink, next: Arc::default() }
+        Self { sink, next: Arc::default(), redactor: None }
+    }
+
+    /// The same, hiding secrets in names and messages.
+    pub fn masking(mut self, redactor: Redactor) -> Self {
+        self.redactor = Some(Arc::new(redactor));
+        self
+    }
+
+    /// Text without secrets.
+    pub fn masked(&self, text: &str) -> String {
+        match &self.redactor {
+            None => text.to_owned(),
+            Some(redactor) => redactor.text(text),
+        }
     }
 
     /// Where events go.
@@ -38,7 +54,7 @@ impl Steps {
     /// Makes a step known.
     pub fn announce(&self, name: &str, digest: Digest, inputs: Vec<StepId>) -> StepId {
         let id = StepId(self.next.fetch_add(1, Ordering::Relaxed));
-        self.sink.event(Event::Step { id, digest, name: name.into(), inputs });
+        self.sink.event(Event::Step { id, digest, name: self.masked(name).into(), inputs });
         id
     }
 
@@ -62,7 +78,7 @@ impl Steps {
 
     /// Says something that is not about a step.
     pub fn warn(&self, text: impl Into<String>) {
-        self.sink.event(Event::Warning(text.into()));
+        self.sink.event(Event::Warning(self.masked(&text.into())));
     }
 }
 
@@ -86,12 +102,17 @@ impl Step {
 
     /// Why it is not cached.
     pub fn missed(&self, reasons: Vec<String>) {
+        let reasons = reasons.iter().map(|r| self.steps.masked(r)).collect();
         self.steps.sink.event(Event::Miss { id: self.id, reasons });
     }
 
     /// Ends it.
     pub fn end(&mut self, outcome: Outcome) {
         if !std::mem::replace(&mut self.ended, true) {
+            let outcome = match outcome {
+                Outcome::Failed(why) => Outcome::Failed(self.steps.masked(&why)),
+                other => other,
+            };
             let event = Event::Finished { id: self.id, at: SystemTime::now(), elapsed: self.since.elapsed(), outcome };
             self.steps.sink.event(event);
         }

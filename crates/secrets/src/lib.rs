@@ -60,6 +60,12 @@ impl Secret {
         self.value.len() >= SHORTEST
     }
 
+    /// Hands its name and value to a hash function, field by field.
+    pub fn fingerprint(&self, field: &mut dyn FnMut(&[u8])) {
+        field(self.name.as_bytes());
+        field(&self.value);
+    }
+
     pub(crate) fn value(&self) -> &[u8] {
         &self.value
     }

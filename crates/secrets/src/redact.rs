@@ -22,6 +22,12 @@ impl Redactor {
         Self { searcher: self.searcher.clone(), held: Vec::new() }
     }
 
+    /// A whole text with its secrets hidden.
+    pub fn text(&self, text: &str) -> String {
+        let mut one = Self { searcher: self.searcher.clone(), held: text.as_bytes().to_vec() };
+        String::from_utf8_lossy(&one.finish()).into_owned()
+    }
+
     /// Takes output and returns what may be shown by now.
     pub fn push(&mut self, bytes: &[u8]) -> Vec<u8> {
         if self.searcher.is_empty() {

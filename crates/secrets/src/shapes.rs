@@ -17,11 +17,20 @@ pub enum Shape {
     GoogleApiKey,
     /// An npm token.
     NpmToken,
-    /// A Stripe live key.
-    StripeKey,
 }
 
 impl Shape {
+    /// All of them.
+    pub const ALL: [Self; 7] = [
+        Self::PrivateKey,
+        Self::AwsAccessKey,
+        Self::GithubToken,
+        Self::GitlabToken,
+        Self::SlackToken,
+        Self::GoogleApiKey,
+        Self::NpmToken,
+    ];
+
     /// For messages.
     pub fn describe(self) -> &'static str {
         match self {
@@ -32,7 +41,6 @@ impl Shape {
             Self::SlackToken => "a Slack token",
             Self::GoogleApiKey => "a Google API key",
             Self::NpmToken => "an npm token",
-            Self::StripeKey => "a Stripe live key",
         }
     }
 }

@@ -56,6 +56,7 @@ pub fn outline(engine: &Arc<Engine>, request: &BuildRequest, loaded: &Loaded) ->
         secrets: Arc::new(Secrets::new(request.secrets.clone())),
         ssh_socket: None,
         pull: request.pull,
+        dockerfile: None,
     };
     let steps = Steps::new(Arc::new(crate::events::NoEvents));
     let resolved = Arc::new(Resolved::new(Arc::clone(engine), steps, options));
@@ -67,6 +68,7 @@ pub fn outline(engine: &Arc<Engine>, request: &BuildRequest, loaded: &Loaded) ->
 fn prepare(engine: &Arc<Engine>, request: BuildRequest, loaded: Loaded, steps: Steps, cancel: &CancelToken) -> Result<ReadyJob> {
     let secrets = Arc::new(Secrets::new(request.secrets.clone()));
     let known = known_secrets(&request, &secrets)?;
+    let steps = steps.masking(Redactor::new(&known));
     let contexts = Arc::new(loaded.contexts);
     let options = ResolveOptions {
         contexts: Arc::clone(&contexts),
@@ -76,6 +78,7 @@ fn prepare(engine: &Arc<Engine>, request: BuildRequest, loaded: Loaded, steps: S
             SshSource::Keys(_) => None,
         }),
         pull: request.pull,
+        dockerfile: Some(loaded.dockerfile.source.clone()),
     };
     let resolved = Arc::new(Resolved::new(Arc::clone(engine), steps.clone(), options));
     let lowered = lower(&request, &loaded.dockerfile, &resolved)?;

@@ -15,7 +15,7 @@ use kiln_graph::{Graph, InputUse, Op, SourceOp, VertexId};
 use kiln_oci::Digest;
 use kiln_solver::{KeyPart, definition_key, source_key};
 
-use crate::error::Result;
+use crate::error::{Error, Result};
 
 /// The keys of one build's graph.
 pub struct Plan {
@@ -27,6 +27,8 @@ pub struct Plan {
 pub trait Identify {
     /// The digest of what a source stands for, and its kind; `None` if that is not known before it is fetched.
     fn source(&self, vertex: &kiln_graph::Vertex, source: &SourceOp) -> Result<Option<(&'static str, Digest)>>;
+    /// Adds the vertex's place to an error.
+    fn located(&self, vertex: &kiln_graph::Vertex, error: Error) -> Error;
     /// The digest of what is read of a context.
     fn context(&self, name: &str, selectors: &[kiln_graph::Selector]) -> Result<Digest>;
 }
@@ -41,7 +43,7 @@ impl Plan {
             definitions[index] = match &vertex.op {
                 Op::Source(SourceOp::Local(_)) => None,
                 Op::Source(source) => identify.source(vertex, source)?.map(|(kind, digest)| source_key(kind, &digest).0),
-                _ => key(graph, vertex, &definitions, identify)?,
+                _ => key(graph, vertex, &definitions, identify).map_err(|e| identify.located(vertex, e))?,
             };
         }
         Ok(Self { definitions, needed })

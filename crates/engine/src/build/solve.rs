@@ -14,6 +14,7 @@ use kiln_store::{CacheKey, Record};
 
 use super::explain;
 use super::job::Job;
+use super::plan::Identify;
 use crate::error::{Error, Result};
 use crate::events::{Outcome, StepId};
 use crate::ops;
@@ -248,7 +249,7 @@ impl Driver<'_> {
         if self.job.request.explain {
             step.missed(explain::reasons(self.job, vertex, &ingredients));
         }
-        let made = ops::execute(self.job, vertex, inputs, &step);
+        let made = ops::execute(self.job, vertex, inputs, &step).map_err(|e| self.located(vertex, e));
         let value = made.map(|snapshot| {
             // What was asked to be made again is another result than the old one, and so is all that is made from it.
             let identity = if vertex.meta.ignore_cache { Value::identity_of(&snapshot) } else { key };
@@ -268,10 +269,19 @@ impl Driver<'_> {
                 let error = if self.job.cancel.is_cancelled() { Error::Cancelled } else { error };
                 step.end(match &error {
                     Error::Cancelled => Outcome::Cancelled,
+                    Error::Step(step) => Outcome::Failed(step.cause.to_string()),
                     e => Outcome::Failed(e.to_string()),
                 });
                 Err(error)
             }
+        }
+    }
+
+    /// Adds the vertex's place to an error that has none.
+    fn located(&self, vertex: &kiln_graph::Vertex, error: Error) -> Error {
+        match error {
+            Error::Step(_) | Error::Cancelled => error,
+            other => self.job.resolved.located(vertex, other),
         }
     }
 

@@ -147,7 +147,7 @@ fn limits(op: &ExecOp) -> Result<Limits> {
 }
 
 fn check(job: &Job, vertex: &Vertex, op: &ExecOp, exit: &Exit, tail: Vec<String>) -> Result<()> {
-    let command = op.args.join(" ");
+    let command = job.steps.masked(&op.args.join(" "));
     let code = exit.shell_code();
     let fine = if op.valid_exit_codes.is_empty() { code == 0 } else { op.valid_exit_codes.contains(&code) };
     if fine {
@@ -162,7 +162,7 @@ fn check(job: &Job, vertex: &Vertex, op: &ExecOp, exit: &Exit, tail: Vec<String>
 
 fn failure(job: &Job, vertex: &Vertex, cause: Cause, output: Vec<String>) -> Error {
     Error::Step(Box::new(StepError {
-        name: vertex.meta.name.clone(),
+        name: job.steps.masked(&vertex.meta.name),
         location: vertex.meta.location.clone(),
         source_text: job.dockerfile.clone(),
         cause,

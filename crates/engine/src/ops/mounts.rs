@@ -27,6 +27,8 @@ pub struct Mounts {
     /// Writes that are thrown away.
     _scratch: Vec<LayerDraft>,
     _agents: Vec<crate::ssh::AgentSocket>,
+    /// Detached mounts: with its last descriptor such a mount is gone, whatever was opened in it.
+    _views: Vec<Root>,
 }
 
 impl Mounts {
@@ -73,6 +75,7 @@ impl Mounts {
         };
         if mount.readonly {
             let fd = view.open_path(Path::new(selector(mount)), true)?;
+            self._views.push(view);
             self.add(mount, MountSource::Fd(fd), true);
             return Ok(());
         }
@@ -84,6 +87,7 @@ impl Mounts {
         };
         let fd = writable.open_path(Path::new(selector(mount)), true)?;
         self._scratch.push(draft);
+        self._views.push(writable);
         self.add(mount, MountSource::Fd(fd), false);
         Ok(())
     }
@@ -130,6 +134,7 @@ impl Mounts {
         let owner = kiln_rootfs::Owner { uid: *uid, gid: *gid };
         memory.write_file(Path::new("/secret"), &value, *mode, Some(owner))?;
         let fd = memory.open_path(Path::new("/secret"), false)?;
+        self._views.push(memory);
         self.add(mount, MountSource::Fd(fd), true);
         Ok(())
     }
