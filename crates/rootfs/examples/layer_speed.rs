@@ -23,6 +23,12 @@ impl Write for Count {
     }
 }
 
+/// Seconds of processor time so far, which other load on the machine does not change.
+fn cpu() -> f64 {
+    let time = rustix::time::clock_gettime(rustix::time::ClockId::ProcessCPUTime);
+    time.tv_sec as f64 + time.tv_nsec as f64 / 1e9
+}
+
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let mut args = std::env::args().skip(1);
     let (Some(layer), Some(dir)) = (args.next(), args.next()) else { return Err("usage: LAYER.tar DIR".into()) };
@@ -30,7 +36,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     std::fs::create_dir(&target)?;
     let root = Root::open(&target)?;
 
-    let start = Instant::now();
+    let (start, busy) = (Instant::now(), cpu());
     let (format, decoded) = decoder(Box::new(std::fs::File::open(layer)?))?;
     let reader: Box<dyn Read + Send> = match format {
         kiln_compress::Format::Plain => decoded,
@@ -38,16 +44,23 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     };
     let applied = apply(reader, &root, &ApplyOptions::default())?;
     println!(
-        "apply {:.3} s ({} entries, {} MB)",
+        "apply {:.3} s, {:.3} s cpu ({} entries, {} MB)",
         start.elapsed().as_secs_f64(),
+        cpu() - busy,
         applied.entries,
         applied.bytes / 1_000_000
     );
 
-    let start = Instant::now();
+    let (start, busy) = (Instant::now(), cpu());
     let mut count = Count(0);
     let stats = diff(&root, None, &mut count, &mut DiffOptions::default())?;
-    println!("diff  {:.3} s ({} entries, {} MB)", start.elapsed().as_secs_f64(), stats.entries, count.0 / 1_000_000);
+    println!(
+        "diff  {:.3} s, {:.3} s cpu ({} entries, {} MB)",
+        start.elapsed().as_secs_f64(),
+        cpu() - busy,
+        stats.entries,
+        count.0 / 1_000_000
+    );
     std::fs::remove_dir_all(&target)?;
     Ok(())
 }
