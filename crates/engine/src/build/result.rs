@@ -129,8 +129,8 @@ fn layer_places(ready: &ReadyJob, image: &kiln_frontend::Image, layers: usize) -
     while let Some(id) = next {
         let vertex = &ready.graph.vertices()[id.index()];
         let place = match &vertex.meta.location {
-            Some(location) => format!("{} ({}:{})", vertex.meta.name, location.file, location.start_line),
-            None => vertex.meta.name.clone(),
+            Some(location) => format!("{} ({}:{})", ready.steps.masked(&vertex.meta.name), location.file, location.start_line),
+            None => ready.steps.masked(&vertex.meta.name),
         };
         match &vertex.op {
             kiln_graph::Op::Source(_) => break,
