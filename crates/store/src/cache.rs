@@ -1,7 +1,5 @@
 //! Cache records: keys that lead to snapshots; and what steps were made of, for miss reasons.
 
-use std::path::Path;
-
 use kiln_oci::{Digest, Timestamp};
 use rusqlite::{Connection, OptionalExtension, params};
 
@@ -63,7 +61,7 @@ impl CacheRecords<'_> {
     /// The result for `key`, if all its layers are here. Writes nothing to the database. Its layers are pinned, under a lease.
     pub fn lookup(&self, key: &CacheKey) -> Result<Option<Record>> {
         let inner = self.0.inner();
-        let find = || inner.db.snapshot(|db| find(db, key));
+        let find = || inner.db.read(|db| find(db, key));
         let found = match inner.leased_session() {
             None => find()?,
             Some(session) => session.pinning(|pin| {
@@ -74,9 +72,8 @@ impl CacheRecords<'_> {
         };
         let Some(found) = found else { return Ok(None) };
         let layers = self.0.layers();
-        let here = |id: &LayerId| -> Result<bool> { Ok(exists(&layers.path(id)) || layers.intact(id)?) };
         for id in &found.unpacked {
-            if !here(id)? {
+            if !inner.has_layer_dir(id) && !layers.intact(id)? {
                 return self.lookup(key);
             }
         }
@@ -165,41 +162,29 @@ impl CacheRecords<'_> {
     }
 }
 
-fn exists(path: &Path) -> bool {
-    rustix::fs::access(path, rustix::fs::Access::EXISTS).is_ok()
-}
-
 fn key_owner(db: &Connection, key: &CacheKey) -> Result<Option<i64>> {
     let mut statement = db.prepare_cached("SELECT record FROM record_keys WHERE key=?1")?;
     Ok(statement.query_row([key.0.bytes()], |r| r.get(0)).optional()?)
 }
 
+/// One statement, which sees one state of the database without a transaction around it. Aliases are only told, so they may be of
+/// a later one.
 fn find(db: &Connection, key: &CacheKey) -> Result<Option<Found>> {
-    let sql = "SELECT r.id, r.created, r.kind, r.description FROM record_keys k JOIN records r ON r.id=k.record WHERE k.key=?1";
-    type Row = (i64, i64, String, String);
+    let sql = "SELECT r.id, r.created, r.kind, r.description, rl.layer, l.unpacked, l.boot \
+               FROM record_keys k JOIN records r ON r.id=k.record LEFT JOIN record_layers rl ON rl.record=r.id \
+               LEFT JOIN layers l ON l.id=rl.layer WHERE k.key=?1 ORDER BY rl.pos";
     let mut statement = db.prepare_cached(sql)?;
-    let row: Option<Row> =
-        statement.query_row([key.0.bytes()], |r| Ok((r.get(0)?, r.get(1)?, r.get(2)?, r.get(3)?))).optional()?;
-    let Some((record, created, kind, description)) = row else { return Ok(None) };
-    let mut found = Found {
-        record: Record {
-            snapshot: Snapshot::default(),
-            created: Timestamp::from_seconds(created / 1000).unwrap_or(Timestamp::EPOCH),
-            aliases: Vec::new(),
-            kind,
-            description,
-        },
-        unsettled: Vec::new(),
-        unpacked: Vec::new(),
-    };
-    let sql = "SELECT rl.layer, l.unpacked, l.boot FROM record_layers rl LEFT JOIN layers l ON l.id=rl.layer \
-               WHERE rl.record=?1 ORDER BY rl.pos";
-    let mut statement = db.prepare_cached(sql)?;
-    let mut rows = statement.query([record])?;
+    let mut rows = statement.query([key.0.bytes()])?;
+    let mut found: Option<(i64, Found)> = None;
     while let Some(row) = rows.next()? {
-        let id = LayerId::from_column(row.get_ref(0)?.as_blob().map_err(rusqlite::Error::from)?)?;
-        let Some(unpacked) = row.get::<_, Option<bool>>(1)? else { return Ok(None) };
-        let boot = row.get_ref(2)?.as_str_or_null().map_err(rusqlite::Error::from)?;
+        let (_, found) = match &mut found {
+            Some(found) => found,
+            None => found.insert((row.get(0)?, Found::of(row)?)),
+        };
+        let Some(id) = row.get_ref(4)?.as_blob_or_null().map_err(rusqlite::Error::from)? else { break };
+        let id = LayerId::from_column(id)?;
+        let Some(unpacked) = row.get::<_, Option<bool>>(5)? else { return Ok(None) };
+        let boot = row.get_ref(6)?.as_str_or_null().map_err(rusqlite::Error::from)?;
         if unpacked {
             found.unpacked.push(id);
         }
@@ -208,13 +193,28 @@ fn find(db: &Connection, key: &CacheKey) -> Result<Option<Found>> {
         }
         found.record.snapshot.0.push(id);
     }
+    let Some((record, mut found)) = found else { return Ok(None) };
     let mut statement = db.prepare_cached("SELECT key FROM record_keys WHERE record=?1 ORDER BY key")?;
     let mut rows = statement.query([record])?;
     while let Some(row) = rows.next()? {
         let key = row.get_ref(0)?.as_blob().map_err(rusqlite::Error::from)?;
-        found.record.aliases.push(CacheKey(db::digest_from(key, "record_keys")?));
+        found.record.aliases.push(CacheKey(crate::db::digest_from(key, "record_keys")?));
     }
     Ok(Some(found))
+}
+
+impl Found {
+    fn of(row: &rusqlite::Row<'_>) -> Result<Self> {
+        let created = Timestamp::from_seconds(row.get::<_, i64>(1)? / 1000).unwrap_or(Timestamp::EPOCH);
+        let record = Record {
+            snapshot: Snapshot::default(),
+            created,
+            aliases: Vec::new(),
+            kind: row.get(2)?,
+            description: row.get(3)?,
+        };
+        Ok(Self { record, unsettled: Vec::new(), unpacked: Vec::new() })
+    }
 }
 
 pub(crate) fn remove_record(db: &Connection, record: i64) -> Result<()> {

@@ -2,17 +2,18 @@
 
 use std::fs;
 use std::io::Write;
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::thread::JoinHandle;
 
 use crate::db::Db;
 use crate::error::{Context, Result};
 use crate::lock::{self, LockGuard};
 use crate::session::{self, Lease, Session, guard};
-use crate::{Builds, CacheMounts, CacheRecords, Content, Images, Layers, Meta, Roots, Steps, fsutil, index};
+use crate::{Builds, CacheMounts, CacheRecords, Content, Images, LayerId, Layers, Meta, Roots, Steps, fsutil, index};
 
 /// A state directory. Cheap to clone; may be used from any thread, and by any number of processes at once.
 #[derive(Debug, Clone)]
@@ -25,6 +26,7 @@ pub(crate) struct Inner {
     pub(crate) session: Mutex<Option<Arc<Session>>>,
     pub(crate) leases: AtomicUsize,
     sweeper: Mutex<Option<JoinHandle<()>>>,
+    layers_dir: OnceLock<OwnedFd>,
 }
 
 impl Inner {
@@ -37,6 +39,20 @@ impl Inner {
         let session = Arc::new(Session::start(&self.root)?);
         *slot = Some(session.clone());
         Ok(session)
+    }
+
+    /// Whether a layer has a directory; 1 µs.
+    pub(crate) fn has_layer_dir(&self, id: &LayerId) -> bool {
+        use rustix::fs::{Access, AtFlags, Mode, OFlags};
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let dir = match self.layers_dir.get() {
+            Some(dir) => dir,
+            None => match rustix::fs::open(self.root.join("layers"), flags, Mode::empty()) {
+                Ok(dir) => self.layers_dir.get_or_init(|| dir),
+                Err(_) => return false,
+            },
+        };
+        rustix::fs::accessat(dir, id.to_string(), Access::EXISTS, AtFlags::empty()).is_ok()
     }
 
     /// The session, if somebody holds a lease: look-ups pin only then. What is made is pinned in any case.
@@ -60,7 +76,8 @@ impl Store {
             None => create(&root)?,
         };
         let (session, leases, sweeper) = (Mutex::new(None), AtomicUsize::new(0), Mutex::new(None));
-        let store = Self(Arc::new(Inner { root, db, session, leases, sweeper }));
+        let layers_dir = OnceLock::new();
+        let store = Self(Arc::new(Inner { root, db, session, leases, sweeper, layers_dir }));
         let debris = session::find_debris(&store.0.root, session::LOOK_LIMIT)?;
         if !debris.is_empty() {
             let inner = store.0.clone();
