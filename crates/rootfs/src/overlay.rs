@@ -99,8 +99,9 @@ fn configure(fs: &OwnedFd, spec: &OverlaySpec<'_>) -> Result<()> {
     let fail =
         |what: &str, e: Errno| RootfsError::Overlay { layers: spec.lowers.len(), message: message(Some(fs), what, e) };
     rustix::mount::fsconfig_set_string(fs, "source", "kiln").map_err(|e| fail("source", e))?;
-    for option in ["redirect_dir", "metacopy", "index"] {
-        match rustix::mount::fsconfig_set_string(fs, option, "off") {
+    // `nofollow` rather than `off`: with `userxattr` the kernel takes nothing else.
+    for (option, value) in [("redirect_dir", "nofollow"), ("metacopy", "off"), ("index", "off")] {
+        match rustix::mount::fsconfig_set_string(fs, option, value) {
             Ok(()) | Err(Errno::INVAL) => {} // unknown to this kernel: then it is off
             Err(e) => return Err(fail(option, e)),
         }
