@@ -544,3 +544,34 @@ fn podman_loads_what_is_saved_and_saves_what_is_loaded() {
     }
     check_invariants(&other.store);
 }
+
+#[test]
+fn docker_loads_what_is_saved_and_saves_what_is_loaded() {
+    let usable = Command::new("docker").args(["info", "--format", "{{.ServerVersion}}"]).output();
+    if !usable.is_ok_and(|o| o.status.success()) {
+        eprintln!("no docker daemon is running: not tested");
+        return;
+    }
+    let env = Env::new();
+    let unique = env.dir.path().file_name().unwrap().to_str().unwrap().replace('.', "").to_lowercase();
+    let (one, two) = (image(&env.store, &amd64(), &["1", "2"]), image(&env.store, &amd64(), &["1", &unique]));
+    let (tag1, tag2) = (format!("kiln-{unique}:1"), format!("example.com/kiln-{unique}:2"));
+    let dir = env.dir.path();
+    fs::write(dir.join("a.tar"), save(&env.store, &[(&one, &[&tag1]), (&two, &[&tag2])], ArchiveFormat::Docker))
+        .unwrap();
+    let text = tool("docker", &["load", "-i", "a.tar"], dir).unwrap();
+    assert!(text.contains(&tag1) && text.contains(&tag2), "{text}");
+    let text = tool("docker", &["image", "inspect", "--format", "{{json .RootFS.Layers}}", &tag2], dir).unwrap();
+    assert!(text.contains(&two.diff_ids[1].to_string()), "{text}");
+    tool("docker", &["save", "-o", "b.tar", &tag1, &tag2], dir).unwrap();
+    tool("docker", &["rmi", &tag1, &tag2], dir).unwrap();
+    let other = Env::new();
+    let loaded = load(&other.store, fs::read(dir.join("b.tar")).unwrap()).unwrap();
+    assert_eq!(loaded.len(), 2);
+    for (tag, image) in [(&tag1, &one), (&tag2, &two)] {
+        let found = other.store.images().resolve(&name(tag)).unwrap().unwrap();
+        let view = other.store.images().manifest(&found.target, &amd64()).unwrap();
+        assert_eq!(view.config.rootfs.diff_ids, image.diff_ids);
+    }
+    check_invariants(&other.store);
+}
