@@ -49,7 +49,7 @@ impl Client {
         if blob.size > cap {
             return Err(Error::SizeMismatch {
                 host: image.registry().to_owned(),
-                digest: blob.digest,
+                digest: Box::new(blob.digest),
                 expected: blob.size,
                 actual: format!("no more than the {cap} allowed here"),
             });
@@ -75,7 +75,7 @@ impl Client {
 
     fn open(&self, image: &Reference, want: Want, offset: u64, urls: &[String]) -> Result<BlobReader, Error> {
         if offset > want.cap {
-            let (digest, actual) = (want.digest, format!("no byte {offset}, where reading is to start,"));
+            let (digest, actual) = (Box::new(want.digest), format!("no byte {offset}, where reading is to start,"));
             return Err(Error::SizeMismatch { host: image.registry().to_owned(), digest, expected: want.cap, actual });
         }
         let inner = self.inner.clone();
@@ -313,7 +313,7 @@ impl BlobReader {
 
     fn wrong_size(&self, actual: String) -> Error {
         let expected = self.want.size.unwrap_or(self.want.cap);
-        Error::SizeMismatch { host: self.host.clone(), digest: self.want.digest, expected, actual }
+        Error::SizeMismatch { host: self.host.clone(), digest: Box::new(self.want.digest), expected, actual }
     }
 
     /// A connection broke: wait, and make another, here or at the next place.
@@ -422,7 +422,7 @@ impl BlobReader {
             && actual != self.want.digest
         {
             let (host, expected, retry_elsewhere) = (self.host.clone(), self.want.digest, !self.mirrors.is_empty());
-            let error = Error::DigestMismatch { host, expected, actual, retry_elsewhere };
+            let error = Error::DigestMismatch { host, expected, actual: Box::new(actual), retry_elsewhere };
             // a resumed download may have parts from several: any of them may be the one that lied
             for mirror in &self.mirrors {
                 self.inner.mirror_failed(mirror, &self.image, &error);

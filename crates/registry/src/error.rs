@@ -142,7 +142,7 @@ pub enum Error {
         /// The digest asked for.
         expected: Digest,
         /// The digest of what came.
-        actual: Digest,
+        actual: Box<Digest>,
         /// It came from a mirror, which this client will not ask again: a retry goes elsewhere.
         retry_elsewhere: bool,
     },
@@ -152,7 +152,7 @@ pub enum Error {
         /// Host and port that sent it.
         host: String,
         /// The blob.
-        digest: Digest,
+        digest: Box<Digest>,
         /// Size in the descriptor.
         expected: u64,
         /// `more than …`, or a number.
@@ -262,6 +262,13 @@ impl Error {
         matches!(self, Self::DigestMismatch { retry_elsewhere: true, .. })
     }
 
+    /// The registry no longer knows an upload, or knows it differently: it can only begin anew.
+    pub(crate) fn is_lost_upload(&self) -> bool {
+        let lost =
+            |c: &RegistryCode| matches!(&*c.code, "BLOB_UPLOAD_INVALID" | "BLOB_UPLOAD_UNKNOWN" | "RANGE_INVALID");
+        self.is_not_found() || self.codes().iter().any(lost)
+    }
+
     /// How long the server asked to wait.
     pub(crate) fn retry_after(&self) -> Option<Duration> {
         match self {
@@ -304,8 +311,8 @@ impl Error {
 }
 
 fn tls_hint(host: &str, reason: &str) -> String {
-    let lower = reason.to_lowercase();
-    if lower.contains("unknownissuer") || lower.contains("unknown issuer") {
+    // an unknown issuer, or one of a known name with another key
+    if reason.contains("UnknownIssuer") || reason.contains("BadSignature") {
         format!(
             "if {host} has a private CA, put its certificate into certs.d/{host}/ca.crt or name it in SSL_CERT_FILE; \
              if this system has no CA certificates, install the package ca-certificates"

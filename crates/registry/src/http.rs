@@ -145,8 +145,9 @@ pub(crate) struct Transport {
 }
 
 const MAX_REDIRECTS: usize = 5;
-/// Bodies from this size on ask with `Expect: 100-continue` before they are sent, so that a refusal costs nothing.
-const EXPECT_FROM: u64 = 1 << 20;
+/// Bodies from this size on ask with `Expect: 100-continue` before they are sent. A server that refuses a shorter one
+/// reads it nevertheless (Go's, up to this size), else it may close the connection before its answer is seen.
+const EXPECT_FROM: u64 = 256 * 1024;
 
 impl Transport {
     pub fn new(proxies: ProxyConfig, user_agent: &str, timeouts: Timeouts, certs_dirs: Vec<PathBuf>) -> Self {
@@ -247,7 +248,7 @@ impl Transport {
             .max_redirects_will_error(false)
             .user_agent(&*self.user_agent)
             .accept_encoding("")
-            .proxy(proxy.map(|p| parse_proxy(p)).transpose()?)
+            .proxy(proxy.map(parse_proxy).transpose()?)
             .timeout_connect(Some(self.timeouts.connect))
             .timeout_per_read(Some(answer))
             .timeout_per_write(Some(self.timeouts.stall))

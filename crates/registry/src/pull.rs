@@ -41,7 +41,7 @@ impl Client {
             true => Ok(resolved),
             false => Err(Error::SizeMismatch {
                 host: image.registry().to_owned(),
-                digest: descriptor.digest,
+                digest: Box::new(descriptor.digest),
                 expected: descriptor.size,
                 actual: resolved.bytes.len().to_string(),
             }),
@@ -132,7 +132,7 @@ fn read_manifest(session: &Session, image: &Reference, response: Response) -> Re
     };
     if let Some(expected) = expected.filter(|e| *e != digest) {
         let retry_elsewhere = session.spec.mirror;
-        return Err(Error::DigestMismatch { host, expected, actual: digest, retry_elsewhere });
+        return Err(Error::DigestMismatch { host, expected, actual: Box::new(digest), retry_elsewhere });
     }
     let kind = parse_manifest(&bytes, declared.as_deref()).map_err(manifest_error)?;
     let own = match &kind {

@@ -67,6 +67,9 @@ pub enum Pushed {
     Uploaded(u64),
 }
 
+/// How often an upload begins anew because the registry lost it.
+pub(crate) const MAX_RESTARTS: u32 = 3;
+
 /// Mounts that are tried before an upload.
 const MAX_MOUNTS: usize = 3;
 
@@ -119,7 +122,7 @@ impl Client {
             None => Descriptor::of(media_type, bytes),
         };
         if let Some(expected) = image.digest().filter(|d| **d != descriptor.digest) {
-            let (host, actual) = (session.spec.registry.clone(), descriptor.digest);
+            let (host, actual) = (session.spec.registry.clone(), Box::new(descriptor.digest));
             return Err(Error::DigestMismatch { host, expected: *expected, actual, retry_elsewhere: false });
         }
         let target = match (image.tag(), image.digest()) {
@@ -186,7 +189,7 @@ impl Session {
             response.discard();
             match said.filter(|d| d.algorithm() == descriptor.digest.algorithm() && *d != descriptor.digest) {
                 Some(actual) => {
-                    let expected = descriptor.digest;
+                    let (expected, actual) = (descriptor.digest, Box::new(actual));
                     Err(Error::DigestMismatch { host, expected, actual, retry_elsewhere: false })
                 }
                 None => Ok(knows),
@@ -296,7 +299,7 @@ impl Upload<'_> {
         let (policy, what) = (self.session.policy(), format!("upload of {}", self.blob.digest));
         let mut budget = self.session.budget(&policy, &what);
         let (mut location, mut offset) = (opened, 0);
-        let (mut best, mut restarted) = (0, false);
+        let (mut best, mut restarts) = (0, 0);
         loop {
             let at = match location.take() {
                 Some(at) => at,
@@ -309,19 +312,12 @@ impl Upload<'_> {
                 Ok(()) => return Ok(self.sent),
                 Err(e) => e,
             };
-            // what the registry kept of a resumed upload may not be what was sent: once more from the start
-            let invalid = error
-                .codes()
-                .iter()
-                .any(|c| matches!(&*c.code, "DIGEST_INVALID" | "BLOB_UPLOAD_INVALID" | "SIZE_INVALID"));
-            if (invalid || matches!(error, Error::Status { status: 416, .. })) && offset > 0 && !restarted {
-                restarted = true;
+            // what the registry kept of a resumed upload may not be what was sent: again from the start
+            let invalid = error.codes().iter().any(|c| matches!(&*c.code, "DIGEST_INVALID" | "SIZE_INVALID"));
+            let unusable = invalid || matches!(error, Error::Status { status: 416, .. });
+            if ((unusable && offset > 0) || error.is_lost_upload()) && restarts < MAX_RESTARTS {
+                restarts += 1;
                 self.session.abandon(&at);
-                continue;
-            }
-            let unknown = error.is_not_found() && !restarted;
-            if unknown {
-                restarted = true;
                 continue;
             }
             if let Err(e) = budget.failed(error) {

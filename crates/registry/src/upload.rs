@@ -19,7 +19,7 @@ use crate::auth::scope::Scopes;
 use crate::client::Client;
 use crate::error::{ConnectionFault, Error};
 use crate::http::{Payload, Response};
-use crate::push::{received, with_digest};
+use crate::push::{MAX_RESTARTS, received, with_digest};
 use crate::session::{Call, Session};
 use crate::url::Url;
 
@@ -250,6 +250,15 @@ struct Worker {
     offset: u64,
 }
 
+struct Stopped(Arc<Window>);
+
+impl Drop for Stopped {
+    fn drop(&mut self) {
+        self.0.lock().stopped = true;
+        self.0.changed.notify_all();
+    }
+}
+
 /// How one request went.
 enum Step {
     /// All bytes are sent.
@@ -259,19 +268,19 @@ enum Step {
 
 impl Worker {
     fn run(mut self, chunk: Option<usize>) -> Result<(), Error> {
+        // however this ends, the writer must not wait for it any more
+        let _stopped = Stopped(self.window.clone());
         let result = self.send_all(chunk).and_then(|()| self.commit());
         if result.is_err() {
             self.session.abandon(&self.location);
         }
-        self.window.lock().stopped = true;
-        self.window.changed.notify_all();
         result
     }
 
     fn send_all(&mut self, mut chunk: Option<usize>) -> Result<(), Error> {
         let policy = self.session.policy();
         let session = self.session.clone();
-        let mut budget = session.budget(&policy, "upload of a new layer");
+        let (mut budget, mut restarts) = (session.budget(&policy, "upload of a new layer"), 0);
         loop {
             let step = match chunk {
                 None => self.send_stream(),
@@ -292,6 +301,11 @@ impl Worker {
             let reason = error.to_string();
             let refused = match error {
                 Error::Status { status: 413 | 416, .. } => Some(error),
+                // the registry was still busy with a broken request when it was asked for the state
+                lost if lost.is_lost_upload() && restarts < MAX_RESTARTS => {
+                    restarts += 1;
+                    None
+                }
                 other => budget.failed(other).map(|()| None)?,
             };
             self.resync(reason)?;
@@ -309,16 +323,24 @@ impl Worker {
     fn resync(&mut self, reason: String) -> Result<(), Error> {
         let registry = self.session.spec.registry.clone();
         let interrupted = |at| Error::UploadInterrupted { registry, at, reason };
-        let Some((location, came)) = self.session.upload_status(&self.location, &self.scopes)? else {
-            return Err(interrupted(0));
+        let status = self.session.upload_status(&self.location, &self.scopes)?;
+        let (start, written) = {
+            let state = self.window.lock();
+            (state.start, state.written())
         };
-        let state = self.window.lock();
-        if came < state.start || came > state.written() {
-            drop(state);
-            return Err(interrupted(came));
-        }
-        drop(state);
+        let (location, came) = match status {
+            Some((location, came)) if (start..=written).contains(&came) => (location, came),
+            // docker-registry 2 forgets an upload whose last request broke: from the start, if all is still here
+            _ if start == 0 => {
+                self.session.abandon(&self.location);
+                (self.session.start_upload(&self.scopes)?.0, 0)
+            }
+            other => return Err(interrupted(other.map_or(0, |(_, came)| came))),
+        };
         (self.location, self.offset) = (location, came);
+        // a part of a chunk may have been taken: the writer may go on by as much
+        self.window.lock().advance(came, self.window.keep);
+        self.window.changed.notify_all();
         Ok(())
     }
 

@@ -21,6 +21,9 @@ use crate::secret::Credential;
 /// The key of Docker Hub in files and helpers.
 pub const HUB_KEY: &str = "https://index.docker.io/v1/";
 
+/// (helper, server) and what it answered.
+type HelperAnswers = BTreeMap<(String, String), Option<Credential>>;
+
 /// Looks up and stores credentials. Clones share what helpers answered.
 #[derive(Debug, Clone, Default)]
 pub struct Keychain {
@@ -32,7 +35,7 @@ pub struct Keychain {
     given: Vec<(String, Credential, String)>,
     /// Directories searched for `docker-credential-*` before `PATH`.
     helper_dirs: Vec<PathBuf>,
-    answers: Arc<Mutex<BTreeMap<(String, String), Option<Credential>>>>,
+    answers: Arc<Mutex<HelperAnswers>>,
 }
 
 /// A credential and where it came from.
