@@ -6,6 +6,7 @@
 use std::path::Path;
 
 use crate::error::{Result, RootfsError};
+use crate::meta::Owner;
 use crate::root::Root;
 
 /// Larger than any real one, smaller than what would hurt.
@@ -76,25 +77,25 @@ pub fn lookup_user(root: &Root, spec: &str) -> Result<User> {
     Ok(found)
 }
 
-/// Owner and group for `--chown`: as [`lookup_user`], but a lone user also stands for the group, by number.
-pub fn lookup_owner(root: Option<&Root>, spec: &str) -> Result<crate::Owner> {
+/// Owner and group for `--chown`: numbers are taken as they are, a lone number stands for both, and a lone name has the
+/// group that `/etc/passwd` gives it.
+pub fn lookup_owner(root: Option<&Root>, spec: &str) -> Result<Owner> {
     let (user, group) = split(spec);
-    let uid = match (parse_id(user), root) {
-        (Some(uid), _) => uid,
+    let mut owner = match (parse_id(user), root) {
+        (Some(id), _) => Owner { uid: id, gid: id },
         (None, Some(root)) => {
             let found = read_passwd(root)?.into_iter().find(|p| p.name == user);
-            found.ok_or_else(|| unknown("user", user, PASSWD))?.uid
+            let found = found.ok_or_else(|| unknown("user", user, PASSWD))?;
+            Owner { uid: found.uid, gid: found.gid }
         }
         (None, None) => return Err(unknown("user", user, PASSWD)),
     };
-    let gid = match (group, parse_id(user), root) {
-        (Some(group), _, Some(root)) => group_id(root, group)?,
-        (Some(group), _, None) => parse_id(group).ok_or_else(|| unknown("group", group, GROUP))?,
-        (None, Some(uid), _) => uid,
-        (None, None, Some(root)) => group_id(root, user)?,
-        (None, None, None) => return Err(unknown("group", user, GROUP)),
-    };
-    Ok(crate::Owner { uid, gid })
+    match (group, root) {
+        (None, _) => {}
+        (Some(group), Some(root)) if parse_id(group).is_none() => owner.gid = group_id(root, group)?,
+        (Some(group), _) => owner.gid = parse_id(group).ok_or_else(|| unknown("group", group, GROUP))?,
+    }
+    Ok(owner)
 }
 
 fn split(spec: &str) -> (&str, Option<&str>) {
@@ -206,7 +207,8 @@ mod tests {
     fn owners() {
         let (_t, root) = image(PW, GR);
         let owner = |s| lookup_owner(Some(&root), s).map(|o| (o.uid, o.gid));
-        assert_eq!(owner("app").unwrap(), (1000, 1001));
+        assert_eq!(owner("app").unwrap(), (1000, 1001), "the group of /etc/passwd");
+        assert_eq!(owner("42").unwrap(), (42, 42), "though there is a user of that name");
         assert_eq!(owner("app:audio").unwrap(), (1000, 29));
         assert_eq!(owner("55").unwrap(), (55, 55));
         assert_eq!(owner("55:66").unwrap(), (55, 66));
