@@ -11,6 +11,7 @@
 //!   layers/<id>/fs/           one unpacked layer in overlay's upper format; immutable
 //!   leases/<session>          one per process that uses the store; flock(2)ed by it, lists what it pins
 //!   tmp/<session>.<n>…        drafts of that process; tmp/partial.<digest> is a download that can resume
+//!                             tmp/new.<session> is a lease file that is not locked yet
 //!   locks/<name>              flock(2)ed; the file is removed by the holder
 //!   builds/<id>.log           full output of a build
 //!   mounts/<hash>/<n>/fs      cache mounts (<hash> is over the id: an id is never a path); <n>.lock beside it
