@@ -127,7 +127,7 @@ fn child_changes_everything() {
 fn killed_at_any_moment() {
     let env = Env::new();
     let mut random = 0x2545_f491_4f6c_dd1d_u64;
-    for round in 0..30 {
+    for round in 0..18 {
         let mut child = child("child_changes_everything", env.root(), round);
         random ^= random << 13;
         random ^= random >> 7;
