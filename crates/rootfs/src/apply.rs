@@ -27,6 +27,7 @@ mod place;
 mod reader;
 mod records;
 mod sparse;
+mod writers;
 
 pub use parents::copy_up_parents;
 pub use reader::{Entry, EntryKind, TarReader};

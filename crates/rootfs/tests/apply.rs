@@ -460,3 +460,40 @@ fn kiln_list(tar: &[u8]) -> std::collections::BTreeSet<String> {
     }
     out
 }
+
+/// Enough files for the writer threads, with names that are replaced and linked before the threads get to them.
+#[test]
+fn many_small_files() {
+    let (tmp, root) = fresh();
+    let mut items = Vec::new();
+    for i in 0..500 {
+        items.push(dir(&format!("d{}", i % 7)).mtime(3));
+        items.push(
+            file(&format!("d{}/f{i}", i % 7), &"x".repeat(i * 20)).mode(0o600 | (i as u32 & 0o77)).mtime(i as u64),
+        );
+        items.push(file("again", &format!("version {i}")));
+        items.push(hardlink(&format!("link{i}"), &format!("d{}/f{i}", i % 7)));
+    }
+    items.push(file("big", &"y".repeat(3_000_000)));
+    let report = layer(&items, &root);
+    assert_eq!(report.files, 1001);
+    let p = tmp.path();
+    assert_eq!(read(p.join("again")), "version 499");
+    assert_eq!(read(p.join("big")).len(), 3_000_000);
+    for i in 0..500 {
+        let meta = std::fs::metadata(p.join(format!("link{i}"))).unwrap();
+        assert_eq!((meta.len(), meta.nlink(), meta.mtime()), (i as u64 * 20, 2, i as i64));
+        assert_eq!(meta.mode() & 0o777, 0o600 | (i as u32 & 0o77));
+    }
+    assert_eq!(std::fs::metadata(p.join("d3")).unwrap().mtime(), 3);
+}
+
+#[test]
+fn a_failure_of_a_writer_thread_is_told() {
+    let value = vec![b'v'; 65_537];
+    let mut items: Vec<_> = (0..200).map(|i| file(&format!("f{i}"), "x")).collect();
+    items[20] = file("bad", "x").pax("SCHILY.xattr.user.k", &value);
+    let (_tmp, root) = fresh();
+    let error = layer_bytes(&archive(&items), &root).unwrap_err();
+    assert!(error.to_string().contains("bad") && error.to_string().contains("user.k"), "{error}");
+}

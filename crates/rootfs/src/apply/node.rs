@@ -77,12 +77,16 @@ pub(super) fn fill<R: Read>(
             file.set_len(entry.size).at("write", &path)?;
         }
     }
+    set_file_metadata(&file, entry, ownership)
+}
+
+/// Owner, then mode, then attributes, then time: each takes away something of the next.
+pub(super) fn set_file_metadata(file: &File, entry: &Entry, ownership: Ownership) -> Result<u64> {
     let stat = stat_of(entry, FileKind::File);
-    set_owner_mode(file.as_fd(), &stat, ownership).at("set owner and mode of", &path)?;
-    let dropped = set_xattrs(entry, FileKind::File, |name, value| {
-        rustix::fs::fsetxattr(&file, name, value, XattrFlags::empty())
-    })?;
-    rustix::fs::futimens(&file, &times(entry.mtime)).at("set the time of", &path)?;
+    set_owner_mode(file.as_fd(), &stat, ownership).at("set owner and mode of", entry.display())?;
+    let dropped =
+        set_xattrs(entry, FileKind::File, |name, value| rustix::fs::fsetxattr(file, name, value, XattrFlags::empty()))?;
+    rustix::fs::futimens(file, &times(entry.mtime)).at("set the time of", entry.display())?;
     Ok(dropped)
 }
 

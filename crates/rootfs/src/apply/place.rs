@@ -12,6 +12,7 @@ use super::name::{self, LayerName};
 use super::node;
 use super::parents::{Directories, Parent, look};
 use super::reader::{Entry, EntryKind, TarReader, archive};
+use super::writers::Writers;
 use super::{Applied, Meaning};
 use crate::error::{Context as _, Result, RootfsError};
 use crate::root::Root;
@@ -22,6 +23,7 @@ pub(super) struct Placer<'a> {
     root: &'a Root,
     meaning: Meaning<'a>,
     directories: Directories<'a>,
+    writers: Writers,
     pub report: Applied,
 }
 
@@ -36,7 +38,13 @@ struct Place<'a> {
 impl<'a> Placer<'a> {
     pub fn new(root: &'a Root, meaning: Meaning<'a>) -> Self {
         let layer = matches!(meaning, Meaning::Layer { .. });
-        Self { root, meaning, directories: Directories::new(root, layer), report: Applied::default() }
+        Self {
+            root,
+            meaning,
+            directories: Directories::new(root, layer),
+            writers: Writers::new(root.ownership()),
+            report: Applied::default(),
+        }
     }
 
     fn is_layer(&self) -> bool {
@@ -78,8 +86,9 @@ impl<'a> Placer<'a> {
             Meaning::Layer { lower } => lower,
             Meaning::Files { .. } => None,
         };
+        let dropped_xattrs = self.report.dropped_xattrs + self.writers.finish()?;
         let implicit = self.directories.finish(lower)?;
-        Ok(Applied { implicit, ..self.report })
+        Ok(Applied { implicit, dropped_xattrs, ..self.report })
     }
 
     /// The root exists and stays a directory: `./` with another type would replace it (CVE-2021-29136).
@@ -146,7 +155,7 @@ impl<'a> Placer<'a> {
 
     fn file<R: Read>(&mut self, place: &Place<'_>, entry: &Entry, tar: &mut TarReader<R>) -> Result<()> {
         let file = self.replacing(place, "create", |place| node::create(place.parent.fd.as_fd(), place.name))?;
-        self.report.dropped_xattrs += node::fill(file, entry, tar, self.root.ownership())?;
+        self.report.dropped_xattrs += self.writers.write(file, entry, tar)?;
         self.report.files += 1;
         self.report.bytes += entry.size;
         Ok(())
