@@ -228,7 +228,26 @@ struct Visit<'a> {
 
 /// The paths that a selector's sources stand for, in order, patterns replaced by what they match.
 pub fn matches(source: Source<'_>, selector: &Selector<'_>) -> Result<Vec<PathBuf>> {
-    Ok(pick(source, selector)?.into_iter().map(|p| p.path).collect())
+    let mut all = Vec::new();
+    for written in &selector.sources {
+        let matches = expand(source, written, selector)?;
+        if matches.is_empty() && !selector.allow_empty {
+            return Err(RootfsError::NotFound { path: written.clone() });
+        }
+        for path in matches {
+            let stat = match source {
+                Source::Tree(tree) => tree.stat(&path, !selector.no_follow)?,
+                Source::Stack(stack) => stack.stat(&path, !selector.no_follow)?,
+            };
+            let Some(stat) = stat else { return Err(RootfsError::NotFound { path }) };
+            let name = Path::new(path.file_name().unwrap_or_default());
+            let named = |filter: Filter<'_>| stat.kind == FileKind::Dir || filter(name, false) == Ignore::Keep;
+            if selector.filter.is_none_or(named) {
+                all.push(path);
+            }
+        }
+    }
+    Ok(all)
 }
 
 /// Resolves a selector's sources, in order; matches of a pattern are sorted.

@@ -80,6 +80,20 @@ fn a_context_and_a_container_give_the_same_digest() {
 }
 
 #[test]
+fn matches_are_what_a_source_stands_for() {
+    let c = Case::new();
+    tree(&c.src(), &["d/a=A", "x2=2", "x1=1", "dangling->nowhere"]);
+    let stack = c.source();
+    let context = scan(&c.src());
+    for source in [Source::Stack(&stack), Source::Tree(&context)] {
+        let all = kiln_rootfs::matches(source, &select(&["x?", "d", "d/*"])).unwrap();
+        assert_eq!(all, ["x1", "x2", "d", "d/a"].map(PathBuf::from));
+        assert!(kiln_rootfs::matches(source, &select(&["dangling"])).unwrap_err().is_not_found());
+        assert!(kiln_rootfs::matches(source, &select(&["y*"])).unwrap_err().is_not_found());
+    }
+}
+
+#[test]
 fn manifests_name_what_changed() {
     let c = Case::new();
     tree(&c.src(), &["app/src/a.py=A", "app/src/b.py=B", "app/l->src"]);
