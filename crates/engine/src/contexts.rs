@@ -189,7 +189,9 @@ fn not_found(context: &LocalContext, path: &Path, selector: &Selector) -> Error 
     let message = format!("{shown} was not found in the context {}", context.directory.display());
     let _ = selector;
     match near {
-        Some(near) => Error::request_with_hint(message, format!("did you mean {}?", relative.with_file_name(near).display())),
+        Some(near) => {
+            Error::request_with_hint(message, format!("did you mean {}?", relative.with_file_name(near).display()))
+        }
         None => Error::request(message),
     }
 }
@@ -238,7 +240,11 @@ impl Patterns {
         }
         match &self.include {
             Some(include) if !include.matches(bytes, is_dir) => {
-                if is_dir { Ignore::SkipButDescend } else { Ignore::Skip }
+                if is_dir {
+                    Ignore::SkipButDescend
+                } else {
+                    Ignore::Skip
+                }
             }
             _ => Ignore::Keep,
         }

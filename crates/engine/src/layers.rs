@@ -7,8 +7,8 @@ use kiln_compress::Encoder;
 use kiln_oci::media::Compression;
 use kiln_oci::{Descriptor, Digest, Hasher};
 use kiln_rootfs::apply::{ApplyOptions, apply};
-use kiln_rootfs::diff::{DiffOptions, diff};
 use kiln_rootfs::diff::ContentObserver;
+use kiln_rootfs::diff::{DiffOptions, diff};
 use kiln_rootfs::{Ownership, Root};
 use kiln_store::{BlobWriter, Layer, LayerBlob, LayerId, Snapshot, Store};
 use serde::{Deserialize, Serialize};
@@ -300,7 +300,9 @@ impl Engine {
 /// Names a blob whose files' times are clamped.
 fn clamped_key(id: &LayerId, options: &PackOptions) -> Option<String> {
     let format = &options.format;
-    options.epoch.map(|epoch| format!("clamped {id} {} {:?} {} {epoch}", format.compression.name(), format.level, format.oci))
+    options
+        .epoch
+        .map(|epoch| format!("clamped {id} {} {:?} {} {epoch}", format.compression.name(), format.level, format.oci))
 }
 
 /// The descriptor with the media type that the manifest's kind wants.
@@ -328,4 +330,3 @@ impl<W: Write> Write for HashingSink<W> {
         self.inner.flush()
     }
 }
-

@@ -36,9 +36,12 @@ impl Meaning {
         match self {
             Self::Image(image) => ("image", image.descriptor.digest),
             Self::Deb(resolution) => ("deb", resolution.digest),
-            Self::Git(url, commit) => {
-                ("git", Digest::of(format!("{commit}\n{:?}\n{:?}\n{:?}", url.subdir, url.keep_git_dir, url.submodules).as_bytes()))
-            }
+            Self::Git(url, commit) => (
+                "git",
+                Digest::of(
+                    format!("{commit}\n{:?}\n{:?}\n{:?}", url.subdir, url.keep_git_dir, url.submodules).as_bytes(),
+                ),
+            ),
             Self::Http(file) => ("http", Digest::of(format!("{}\n{}", file.digest, file.filename).as_bytes())),
         }
     }
@@ -130,7 +133,9 @@ impl Resolved {
     /// An image of an OCI layout.
     pub fn layout(&self, layout: &OciLayoutSource, platform: &Platform) -> Result<Arc<KnownImage>> {
         let key = format!("layout {layout:?} {platform}");
-        match self.once(key, || crate::layout::find(&self.engine, layout, platform).map(|i| Meaning::Image(Arc::new(i))))? {
+        match self
+            .once(key, || crate::layout::find(&self.engine, layout, platform).map(|i| Meaning::Image(Arc::new(i))))?
+        {
             Meaning::Image(image) => Ok(image),
             _ => Err(Error::request(format!("{} is not an image", layout.path))),
         }
@@ -142,7 +147,9 @@ impl Resolved {
         let platform = vertex.platform.as_ref().unwrap_or(&host);
         match source {
             SourceOp::Local(_) => Ok(None),
-            SourceOp::Image(image) => self.image(&image.reference, platform, image.resolve).map(|i| Some(Meaning::Image(i))),
+            SourceOp::Image(image) => {
+                self.image(&image.reference, platform, image.resolve).map(|i| Some(Meaning::Image(i)))
+            }
             SourceOp::OciLayout(layout) => self.layout(layout, platform).map(|i| Some(Meaning::Image(i))),
             SourceOp::Deb(spec) => self.deb(spec, platform).map(|d| Some(Meaning::Deb(d))),
             SourceOp::Git(git) => self.once(format!("git {git:?}"), || self.git(git)).map(Some),
@@ -206,7 +213,8 @@ impl Resolved {
         {
             return Ok(Meaning::Http(file.file(http)));
         }
-        let before = self.engine.store.meta().get_as::<HttpRecord>(&known)?.filter(|f| content.has(&f.digest).unwrap_or(false));
+        let before =
+            self.engine.store.meta().get_as::<HttpRecord>(&known)?.filter(|f| content.has(&f.digest).unwrap_or(false));
         let etag = before.as_ref().and_then(|f| f.etag.clone());
         let options = HttpOptions { checksum: http.checksum, etag, ..HttpOptions::default() };
         let step = self.steps.begin(&format!("[internal] download {}", kiln_source::redact_url(&http.url)));
@@ -215,10 +223,18 @@ impl Resolved {
         let record = match (step.conclude(got.map_err(Error::from))?, before) {
             (Some(file), _) => {
                 let (digest, size) = blob.commit(None)?;
-                HttpRecord { digest, size, filename: file.filename, modified: file.modified.map(|m| m.seconds()), etag: file.etag }
+                HttpRecord {
+                    digest,
+                    size,
+                    filename: file.filename,
+                    modified: file.modified.map(|m| m.seconds()),
+                    etag: file.etag,
+                }
             }
             (None, Some(before)) => before,
-            (None, None) => return Err(Error::request(format!("{}: the server sent nothing", kiln_source::redact_url(&http.url)))),
+            (None, None) => {
+                return Err(Error::request(format!("{}: the server sent nothing", kiln_source::redact_url(&http.url))));
+            }
         };
         self.engine.store.meta().put_as(&known, &record, None)?;
         Ok(Meaning::Http(record.file(http)))

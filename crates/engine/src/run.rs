@@ -114,7 +114,8 @@ fn process(engine: &Engine, request: &RunRequest, config: &ContainerConfig, root
     spec.cwd = cwd;
     spec.user = User { uid: user.uid, gid: user.gid, groups: user.extra_gids };
     spec.hostname = request.hostname.clone().unwrap_or_else(|| "kiln".to_owned());
-    spec.hosts = format!("127.0.0.1\tlocalhost {0}\n::1\tlocalhost ip6-localhost ip6-loopback\n", spec.hostname).into_bytes();
+    spec.hosts =
+        format!("127.0.0.1\tlocalhost {0}\n::1\tlocalhost ip6-localhost ip6-loopback\n", spec.hostname).into_bytes();
     spec.resolv_conf = engine.resolv_conf();
     spec.writable_etc = true;
     spec.network = if request.host_network { Network::Host } else { Network::None };

@@ -33,7 +33,9 @@ impl Secrets {
             Some(SecretSource::File(path)) => {
                 let size = std::fs::metadata(path).map_err(|e| Error::io("read the secret", path, e))?.len();
                 if size > MAX_SECRET {
-                    return Err(Error::request(format!("the secret {id:?} has {size} bytes, at most {MAX_SECRET} are allowed")));
+                    return Err(Error::request(format!(
+                        "the secret {id:?} has {size} bytes, at most {MAX_SECRET} are allowed"
+                    )));
                 }
                 std::fs::read(path).map_err(|e| Error::io("read the secret", path, e))?
             }

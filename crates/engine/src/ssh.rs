@@ -37,7 +37,8 @@ impl AgentSocket {
         let directory = store.scratch()?;
         let path = directory.path().join("agent.sock");
         let listener = UnixListener::bind(&path).map_err(|e| Error::io("create the socket", &path, e))?;
-        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(mode)).map_err(|e| Error::io("chmod", &path, e))?;
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(mode))
+            .map_err(|e| Error::io("chmod", &path, e))?;
         std::os::unix::fs::chown(&path, Some(uid), Some(gid)).map_err(|e| Error::io("chown", &path, e))?;
         let ended = Arc::new(AtomicBool::new(false));
         let stop = Arc::clone(&ended);

@@ -86,7 +86,12 @@ impl Engine {
         }
     }
 
-    pub(crate) fn known(&self, target: &Descriptor, platform: &Platform, remote: Option<Reference>) -> Result<KnownImage> {
+    pub(crate) fn known(
+        &self,
+        target: &Descriptor,
+        platform: &Platform,
+        remote: Option<Reference>,
+    ) -> Result<KnownImage> {
         let view = self.store.images().manifest(target, platform)?;
         Ok(KnownImage { descriptor: view.descriptor, manifest: view.manifest, config: view.config, remote })
     }
@@ -96,7 +101,8 @@ impl Engine {
         self.store.content().put(&found.bytes)?;
         if let ManifestKind::Index(index) = &found.kind {
             let entry = index.select(platform).ok_or_else(|| {
-                let available: Vec<String> = index.manifests.iter().filter_map(|m| m.platform.as_ref()).map(ToString::to_string).collect();
+                let available: Vec<String> =
+                    index.manifests.iter().filter_map(|m| m.platform.as_ref()).map(ToString::to_string).collect();
                 Error::request(format!("{name} has no image for {platform}: it has {}", available.join(", ")))
             })?;
             found = self.registry.manifest(name, entry)?;
@@ -124,8 +130,9 @@ impl Engine {
         }
         let mut ids: Vec<LayerId> = Vec::new();
         for (descriptor, diff_id) in layers.into_iter().zip(diff_ids) {
-            let compression = media::layer_compression(&descriptor.media_type)
-                .ok_or_else(|| Error::request(format!("layer media type {:?} is not supported", descriptor.media_type)))?;
+            let compression = media::layer_compression(&descriptor.media_type).ok_or_else(|| {
+                Error::request(format!("layer media type {:?} is not supported", descriptor.media_type))
+            })?;
             let remote = image.remote.as_ref().map(|r| Remote { reference: r.to_string() });
             let remote = remote.and_then(|r| serde_json::to_string(&r).ok());
             let blob = LayerBlob { compression, level: None, descriptor: descriptor.clone() };
@@ -199,7 +206,8 @@ impl Engine {
     /// Uploads an image; blobs that the registry has are left out.
     pub fn push_image(&self, name: &Reference, target: &Descriptor, by_digest: bool, step: &Step) -> Result<()> {
         let bytes = self.store.content().read_small(&target.digest, kiln_oci::MAX_MANIFEST)?;
-        let kind = kiln_oci::parse_manifest(&bytes, Some(&target.media_type)).map_err(|e| Error::request(e.to_string()))?;
+        let kind =
+            kiln_oci::parse_manifest(&bytes, Some(&target.media_type)).map_err(|e| Error::request(e.to_string()))?;
         match kind {
             ManifestKind::Manifest(manifest) => self.push_blobs(name, &manifest, step)?,
             ManifestKind::Index(index) => {
@@ -226,7 +234,8 @@ impl Engine {
         let item = format!("layer {}", blob.digest.short());
         if !self.store.content().has(&blob.digest)? {
             // A layer of a base that was never needed here: it goes from registry to registry, by a mount if they are one.
-            let remote = self.store.layers().find_by_blob(&blob.digest)?.map(|id| self.store.layers().get(&id)).transpose()?;
+            let remote =
+                self.store.layers().find_by_blob(&blob.digest)?.map(|id| self.store.layers().get(&id)).transpose()?;
             let remote = remote.and_then(|l| l.remote).and_then(|r| serde_json::from_str::<Remote>(&r).ok());
             let remote = remote.ok_or_else(|| kiln_store::Error::BlobMissing(Box::new(blob.digest)))?;
             self.fetch_blob(&remote.reference, blob, Some(step))?;
@@ -248,7 +257,8 @@ impl Engine {
     pub fn layer_sizes(&self, manifest: &Manifest, config: &ImageConfig) -> Result<Vec<u64>> {
         let mut sizes = Vec::with_capacity(manifest.layers.len());
         for (descriptor, diff_id) in manifest.layers.iter().zip(&config.rootfs.diff_ids) {
-            let layer = self.store.layers().find_by_diff_id(diff_id)?.map(|id| self.store.layers().get(&id)).transpose()?;
+            let layer =
+                self.store.layers().find_by_diff_id(diff_id)?.map(|id| self.store.layers().get(&id)).transpose()?;
             sizes.push(layer.and_then(|l| l.size).unwrap_or(descriptor.size));
         }
         Ok(sizes)
@@ -267,7 +277,9 @@ impl Engine {
                 .map(|_| {
                     scope.spawn(|| {
                         loop {
-                            let Some(item) = items.get(next.fetch_add(1, std::sync::atomic::Ordering::SeqCst)) else { return Ok(()) };
+                            let Some(item) = items.get(next.fetch_add(1, std::sync::atomic::Ordering::SeqCst)) else {
+                                return Ok(());
+                            };
                             work(item)?;
                         }
                     })

@@ -59,7 +59,8 @@ impl Views {
 
     /// A state as a stack of its layers: reading there is faster than through an overlay, and files can be linked.
     pub fn stack(&self, snapshot: &Snapshot) -> Result<Stack> {
-        let roots = self.unpacked(&snapshot.0)?.into_iter().map(|p| Root::open(&p).map(|r| r.with_ownership(self.ownership)));
+        let roots =
+            self.unpacked(&snapshot.0)?.into_iter().map(|p| Root::open(&p).map(|r| r.with_ownership(self.ownership)));
         Ok(Stack::new(&roots.collect::<Result<Vec<_>, _>>()?))
     }
 

@@ -107,7 +107,7 @@ impl FromStr for Platform {
                 && p.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '_' | '.' | '-'))
         };
         let parts: Vec<&str> = s.trim().split('/').collect();
-        if !parts.iter().all(|p| valid(&p)) {
+        if !parts.iter().all(&valid) {
             return Err(bad());
         }
         match parts[..] {

@@ -156,7 +156,7 @@ pub(crate) fn check_reference(reference: &str) -> Result<(), GitUrlError> {
 fn check_remote(remote: &str) -> Result<(), GitUrlError> {
     let bad = || GitUrlError::Remote(crate::redact_url(remote));
     let host = match remote.split_once("://") {
-        Some((scheme, rest)) if matches!(scheme, "http" | "https" | "git" | "ssh") => {
+        Some(("http" | "https" | "git" | "ssh", rest)) => {
             let authority = rest.split('/').next().unwrap_or_default();
             authority.rsplit_once('@').map_or(authority, |(_, h)| h)
         }

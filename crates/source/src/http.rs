@@ -33,9 +33,9 @@ pub enum HttpError {
         /// The URL, without credentials.
         url: String,
         /// What was expected.
-        expected: Digest,
+        expected: Box<Digest>,
         /// What came.
-        found: Digest,
+        found: Box<Digest>,
     },
     /// More came than is allowed.
     #[error("{url}: larger than the limit of {limit} bytes")]
@@ -165,7 +165,7 @@ impl HttpClient {
         }
         let digest = hasher.finish();
         if let Some(expected) = expected.filter(|e| **e != digest) {
-            return Err(HttpError::Checksum { url: shown, expected: *expected, found: digest });
+            return Err(HttpError::Checksum { url: shown, expected: Box::new(*expected), found: Box::new(digest) });
         }
         Ok(Some(HttpFile { digest, size, filename, modified: modified.as_deref().and_then(http_date), etag }))
     }

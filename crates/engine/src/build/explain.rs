@@ -97,7 +97,9 @@ pub fn reasons(job: &Job, vertex: &Vertex, now: &Ingredients) -> Vec<String> {
         Ok(Some(before)) => {
             let reasons = differences(&before, now);
             match reasons.is_empty() {
-                true => vec!["it ran before with the same inputs, but its result was removed from the store".to_owned()],
+                true => {
+                    vec!["it ran before with the same inputs, but its result was removed from the store".to_owned()]
+                }
                 false => reasons,
             }
         }
@@ -113,7 +115,10 @@ fn differences(before: &[(String, String)], now: &[(String, String)]) -> Vec<Str
         match old.get(name) {
             Some(was) if was == value => {}
             Some(was) => reasons.push(changed(name, was, value)),
-            None => reasons.push(format!("{name} is new{}", if name.starts_with("variable") { format!(": {value}") } else { String::new() })),
+            None => reasons.push(format!(
+                "{name} is new{}",
+                if name.starts_with("variable") { format!(": {value}") } else { String::new() }
+            )),
         }
     }
     reasons.extend(old.keys().filter(|k| !new.contains_key(*k)).map(|name| format!("{name} is gone")));
@@ -162,9 +167,19 @@ mod tests {
 
     #[test]
     fn reasons_can_be_acted_on() {
-        let pairs = |list: &[(&str, &str)]| list.iter().map(|(a, b)| ((*a).to_owned(), (*b).to_owned())).collect::<Vec<_>>();
-        let before = pairs(&[("file src/a.py", "kind=file mode=0644 content=aa"), ("variable or build arg VERSION", "1"), ("base docker-image://a", "sha256:1")]);
-        let now = pairs(&[("file src/a.py", "kind=file mode=0664 content=aa"), ("variable or build arg VERSION", "2"), ("base docker-image://a", "sha256:2"), ("file b", "kind=file")]);
+        let pairs =
+            |list: &[(&str, &str)]| list.iter().map(|(a, b)| ((*a).to_owned(), (*b).to_owned())).collect::<Vec<_>>();
+        let before = pairs(&[
+            ("file src/a.py", "kind=file mode=0644 content=aa"),
+            ("variable or build arg VERSION", "1"),
+            ("base docker-image://a", "sha256:1"),
+        ]);
+        let now = pairs(&[
+            ("file src/a.py", "kind=file mode=0664 content=aa"),
+            ("variable or build arg VERSION", "2"),
+            ("base docker-image://a", "sha256:2"),
+            ("file b", "kind=file"),
+        ]);
         let got = differences(&before, &now);
         assert!(got.contains(&"src/a.py: mode 0644 -> 0664".to_owned()), "{got:?}");
         assert!(got.contains(&"variable or build arg VERSION changed: \"1\" -> \"2\"".to_owned()), "{got:?}");

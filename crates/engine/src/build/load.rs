@@ -88,7 +88,13 @@ pub fn load(engine: &Arc<Engine>, request: &BuildRequest, steps: &Steps) -> Resu
     let mut hasher = Hasher::new();
     hasher.field(&main.name).field(&name);
     step.end(Outcome::Done);
-    Ok(Loaded { dockerfile: parsed.dockerfile, warnings, warnings_are_errors, contexts, project: hasher.finish().hex() })
+    Ok(Loaded {
+        dockerfile: parsed.dockerfile,
+        warnings,
+        warnings_are_errors,
+        contexts,
+        project: hasher.finish().hex(),
+    })
 }
 
 fn main_context(engine: &Arc<Engine>, request: &BuildRequest) -> Result<Main> {
@@ -244,11 +250,17 @@ fn ignore_rules(main: &Main, dockerfile: Option<&Path>) -> Result<Option<IgnoreM
         },
     };
     let Some(bytes) = found else { return Ok(None) };
-    let matcher = IgnoreMatcher::new(&IgnoreFile::parse(&bytes)).map_err(|e| Error::request(format!(".dockerignore: {e}")))?;
+    let matcher =
+        IgnoreMatcher::new(&IgnoreFile::parse(&bytes)).map_err(|e| Error::request(format!(".dockerignore: {e}")))?;
     Ok((!matcher.is_empty()).then_some(matcher))
 }
 
-fn open_contexts(engine: &Arc<Engine>, request: &BuildRequest, main: &Main, ignore: Option<IgnoreMatcher>) -> Result<Contexts> {
+fn open_contexts(
+    engine: &Arc<Engine>,
+    request: &BuildRequest,
+    main: &Main,
+    ignore: Option<IgnoreMatcher>,
+) -> Result<Contexts> {
     let mut contexts = Contexts::default();
     match &main.directory {
         Some(directory) => contexts.add(MAIN, LocalContext::open(engine, directory, ignore)?),
@@ -264,7 +276,11 @@ fn open_contexts(engine: &Arc<Engine>, request: &BuildRequest, main: &Main, igno
 }
 
 fn local_contexts(named: &BTreeMap<String, String>) -> impl Iterator<Item = (String, String)> + '_ {
-    named.iter().filter(|(_, spec)| !spec.contains("://") || spec.starts_with("local://")).filter(|(_, spec)| !kiln_source::is_git_url(spec)).map(|(n, s)| (n.clone(), s.clone()))
+    named
+        .iter()
+        .filter(|(_, spec)| !spec.contains("://") || spec.starts_with("local://"))
+        .filter(|(_, spec)| !kiln_source::is_git_url(spec))
+        .map(|(n, s)| (n.clone(), s.clone()))
 }
 
 /// `# syntax=` names a frontend; kiln has the docker/dockerfile one built in and runs no other.
@@ -277,7 +293,8 @@ fn check_syntax(dockerfile: &Dockerfile, request: &BuildRequest) -> Result<()> {
                 dockerfile.directives.syntax.as_ref().map(|s| s.span).unwrap_or_default(),
                 format!("the frontend {syntax:?} is not supported"),
             );
-            diagnostic.help = Some("kiln has docker/dockerfile built in; remove the line, or build with BuildKit".to_owned());
+            diagnostic.help =
+                Some("kiln has docker/dockerfile built in; remove the line, or build with BuildKit".to_owned());
             Err(Error::Dockerfile { file: dockerfile.source.clone(), diagnostics: vec![diagnostic] })
         }
         _ => Ok(()),

@@ -32,7 +32,12 @@ use crate::steps::Steps;
 use plan::Plan;
 
 /// Builds, and writes the result where it was asked for.
-pub fn build(engine: &Arc<Engine>, request: BuildRequest, sink: Arc<dyn EventSink>, cancel: &CancelToken) -> Result<BuildResult> {
+pub fn build(
+    engine: &Arc<Engine>,
+    request: BuildRequest,
+    sink: Arc<dyn EventSink>,
+    cancel: &CancelToken,
+) -> Result<BuildResult> {
     let log = Arc::new(log::BuildLogSink::create(engine, &request, sink)?);
     let steps = Steps::new(Arc::clone(&log) as Arc<dyn EventSink>);
     let outcome = run(engine, request, steps, cancel);
@@ -65,7 +70,13 @@ pub fn outline(engine: &Arc<Engine>, request: &BuildRequest, loaded: &Loaded) ->
 }
 
 /// Everything up to the point where something may have to run.
-fn prepare(engine: &Arc<Engine>, request: BuildRequest, loaded: Loaded, steps: Steps, cancel: &CancelToken) -> Result<ReadyJob> {
+fn prepare(
+    engine: &Arc<Engine>,
+    request: BuildRequest,
+    loaded: Loaded,
+    steps: Steps,
+    cancel: &CancelToken,
+) -> Result<ReadyJob> {
     let secrets = Arc::new(Secrets::new(request.secrets.clone()));
     let known = known_secrets(&request, &secrets)?;
     let steps = steps.masking(Redactor::new(&known));
@@ -130,7 +141,8 @@ impl std::ops::Deref for ReadyJob {
 
 /// What must not be in the result.
 fn known_secrets(request: &BuildRequest, secrets: &Secrets) -> Result<Vec<Secret>> {
-    let mut all: Vec<Secret> = secrets.all()?.into_iter().map(|(id, value)| Secret::new(id, Origin::Secret, value)).collect();
+    let mut all: Vec<Secret> =
+        secrets.all()?.into_iter().map(|(id, value)| Secret::new(id, Origin::Secret, value)).collect();
     for (id, source) in &request.ssh {
         if let SshSource::Keys(paths) = source {
             for path in paths {
@@ -170,8 +182,13 @@ pub fn lower_request<'a>(request: &BuildRequest, dockerfile: &'a kiln_dockerfile
     }
 }
 
-fn lower(request: &BuildRequest, dockerfile: &kiln_dockerfile::Dockerfile, resolved: &Arc<Resolved>) -> Result<Lowered> {
-    kiln_frontend::lower(&lower_request(request, dockerfile), &Meta(Arc::clone(resolved))).map_err(|e| lower_error(e, dockerfile))
+fn lower(
+    request: &BuildRequest,
+    dockerfile: &kiln_dockerfile::Dockerfile,
+    resolved: &Arc<Resolved>,
+) -> Result<Lowered> {
+    kiln_frontend::lower(&lower_request(request, dockerfile), &Meta(Arc::clone(resolved)))
+        .map_err(|e| lower_error(e, dockerfile))
 }
 
 fn lower_error(error: LowerError, dockerfile: &kiln_dockerfile::Dockerfile) -> Error {

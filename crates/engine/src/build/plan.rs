@@ -42,7 +42,9 @@ impl Plan {
         for (index, vertex) in vertices.iter().enumerate().filter(|(i, _)| needed[*i]) {
             definitions[index] = match &vertex.op {
                 Op::Source(SourceOp::Local(_)) => None,
-                Op::Source(source) => identify.source(vertex, source)?.map(|(kind, digest)| source_key(kind, &digest).0),
+                Op::Source(source) => {
+                    identify.source(vertex, source)?.map(|(kind, digest)| source_key(kind, &digest).0)
+                }
                 _ => key(graph, vertex, &definitions, identify).map_err(|e| identify.located(vertex, e))?,
             };
         }

@@ -67,7 +67,10 @@ fn solve_roots(ready: &ReadyJob) -> Result<Vec<Snapshot>> {
 fn one_output(ready: &ReadyJob, output: &Output, roots: &[Snapshot], result: &mut BuildResult) -> Result<()> {
     let format = match output {
         Output::Image(image) => Some((&image.layers, "exporting to image")),
-        Output::Archive(archive) => Some((&archive.layers, if archive.docker { "exporting to docker archive" } else { "exporting to OCI archive" })),
+        Output::Archive(archive) => Some((
+            &archive.layers,
+            if archive.docker { "exporting to docker archive" } else { "exporting to OCI archive" },
+        )),
         Output::Tar(_) | Output::Local { .. } => Some((&PLAIN, "copying files")).filter(|_| false),
         Output::CacheOnly => return Ok(()),
     };
@@ -106,7 +109,13 @@ fn assemble_all(
     for (image, root) in ready.images.iter().zip(roots) {
         let places = layer_places(ready, image, root.0.len());
         let created = created_times(ready, root)?;
-        let parts = Parts { snapshot: root, created: &created, places: &places, config: &image.config, platform: &image.platform };
+        let parts = Parts {
+            snapshot: root,
+            created: &created,
+            places: &places,
+            config: &image.config,
+            platform: &image.platform,
+        };
         images.push(assemble(&ready.job, &parts, format, search.as_ref(), step)?);
     }
     let leaks = search.map(|s| s.finish()).unwrap_or_default();
@@ -129,7 +138,9 @@ fn layer_places(ready: &ReadyJob, image: &kiln_frontend::Image, layers: usize) -
     while let Some(id) = next {
         let vertex = &ready.graph.vertices()[id.index()];
         let place = match &vertex.meta.location {
-            Some(location) => format!("{} ({}:{})", ready.steps.masked(&vertex.meta.name), location.file, location.start_line),
+            Some(location) => {
+                format!("{} ({}:{})", ready.steps.masked(&vertex.meta.name), location.file, location.start_line)
+            }
             None => ready.steps.masked(&vertex.meta.name),
         };
         match &vertex.op {

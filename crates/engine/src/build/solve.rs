@@ -131,8 +131,9 @@ impl Driver<'_> {
                 None
             }
             Effect::Execute(node) => {
-                let inputs: Result<Vec<Value>> =
-                    (0..vertex(node, &self.job.graph).inputs.len()).map(|i| self.input_value(scheduler, node, i)).collect();
+                let inputs: Result<Vec<Value>> = (0..vertex(node, &self.job.graph).inputs.len())
+                    .map(|i| self.input_value(scheduler, node, i))
+                    .collect();
                 let key = match vertex(node, &self.job.graph).inputs.is_empty() {
                     true => self.job.plan.definition(node.index()),
                     false => Some(self.content_key(scheduler, node)),
@@ -332,4 +333,3 @@ impl Driver<'_> {
         }
     }
 }
-

@@ -45,7 +45,13 @@ pub struct Parts<'a> {
 }
 
 /// Packs the layers and writes config and manifest to the store.
-pub fn assemble(job: &Job, parts: &Parts<'_>, format: &LayerFormat, search: Option<&LeakSearch>, step: &Step) -> Result<Assembled> {
+pub fn assemble(
+    job: &Job,
+    parts: &Parts<'_>,
+    format: &LayerFormat,
+    search: Option<&LeakSearch>,
+    step: &Step,
+) -> Result<Assembled> {
     let packed = pack_all(job, parts, format, search, step)?;
     let mut config = parts.config.clone();
     config.rootfs.diff_ids = packed.iter().map(|p| p.diff_id).collect();
@@ -87,13 +93,18 @@ pub fn assemble(job: &Job, parts: &Parts<'_>, format: &LayerFormat, search: Opti
 
 /// Annotations of one kind for one platform.
 pub fn annotations(job: &Job, target: AnnotationTarget, platform: &Platform) -> BTreeMap<String, String> {
-    let wanted = |a: &&crate::request::Annotation| {
-        a.target == target && a.platform.as_ref().is_none_or(|p| p == platform)
-    };
+    let wanted =
+        |a: &&crate::request::Annotation| a.target == target && a.platform.as_ref().is_none_or(|p| p == platform);
     job.request.annotations.iter().filter(wanted).map(|a| (a.key.clone(), a.value.clone())).collect()
 }
 
-fn pack_all(job: &Job, parts: &Parts<'_>, format: &LayerFormat, search: Option<&LeakSearch>, step: &Step) -> Result<Vec<Packed>> {
+fn pack_all(
+    job: &Job,
+    parts: &Parts<'_>,
+    format: &LayerFormat,
+    search: Option<&LeakSearch>,
+    step: &Step,
+) -> Result<Vec<Packed>> {
     let epoch = job.request.source_date_epoch;
     let options = PackOptions { format: format.clone(), epoch };
     let mut packed = Vec::with_capacity(parts.snapshot.0.len());
@@ -103,7 +114,12 @@ fn pack_all(job: &Job, parts: &Parts<'_>, format: &LayerFormat, search: Option<&
         }
         let place = parts.places.get(index).map_or("the base image", String::as_str);
         let one = job.engine.pack_searched(parts.snapshot, index, &options, search.map(|s| (s, place)))?;
-        step.progress(&format!("layer {}", one.descriptor.digest.short()), one.descriptor.size, Some(one.descriptor.size), true);
+        step.progress(
+            &format!("layer {}", one.descriptor.digest.short()),
+            one.descriptor.size,
+            Some(one.descriptor.size),
+            true,
+        );
         packed.push(one);
     }
     Ok(packed)

@@ -62,7 +62,10 @@ pub fn with_writer(dest: &Destination, write: impl FnOnce(&mut dyn Write) -> Res
                 .prefix(".kiln-")
                 .tempfile_in(dir)
                 .map_err(|e| Error::io("create a file in", dir, e))?;
-            let mut out = BufWriter::with_capacity(1 << 20, temporary.as_file().try_clone().map_err(|e| Error::io("open", path, e))?);
+            let mut out = BufWriter::with_capacity(
+                1 << 20,
+                temporary.as_file().try_clone().map_err(|e| Error::io("open", path, e))?,
+            );
             write(&mut out)?;
             out.flush().map_err(|e| Error::io("write", path, e))?;
             set_default_mode(temporary.as_file());

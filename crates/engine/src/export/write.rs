@@ -4,9 +4,9 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use kiln_oci::{Descriptor, Index, Reference, media};
-use kiln_store::{ArchiveFormat, SaveImage, Snapshot};
 use kiln_rootfs::Root;
 use kiln_rootfs::apply::{ExtractOptions, extract};
+use kiln_store::{ArchiveFormat, SaveImage, Snapshot};
 
 use super::assemble::{Assembled, annotations};
 use super::files;
@@ -27,7 +27,13 @@ pub struct Exported {
 }
 
 /// Writes one output. `images` are assembled with the output's layer format.
-pub fn export(job: &Job, output: &Output, images: &[Assembled], roots: &[Snapshot], step: &Step) -> Result<Option<Exported>> {
+pub fn export(
+    job: &Job,
+    output: &Output,
+    images: &[Assembled],
+    roots: &[Snapshot],
+    step: &Step,
+) -> Result<Option<Exported>> {
     match output {
         Output::CacheOnly => Ok(None),
         Output::Local { dest, delete } => each_root(job, roots, |sub, root| {
@@ -54,15 +60,20 @@ pub fn export(job: &Job, output: &Output, images: &[Assembled], roots: &[Snapsho
 fn each_root(job: &Job, roots: &[Snapshot], write: impl Fn(Option<String>, &Snapshot) -> Result<()>) -> Result<()> {
     match roots {
         [one] => write(None, one),
-        many => many.iter().zip(&job.platforms).try_for_each(|(root, platform)| {
-            write(Some(platform.to_string().replace('/', "_")), root)
-        }),
+        many => many
+            .iter()
+            .zip(&job.platforms)
+            .try_for_each(|(root, platform)| write(Some(platform.to_string().replace('/', "_")), root)),
     }
 }
 
 /// One manifest stands for itself; several get an index, also if index annotations are asked for.
 fn target(job: &Job, images: &[Assembled]) -> Result<Descriptor> {
-    let wants_index = job.request.annotations.iter().any(|a| matches!(a.target, AnnotationTarget::Index | AnnotationTarget::ManifestDescriptor));
+    let wants_index = job
+        .request
+        .annotations
+        .iter()
+        .any(|a| matches!(a.target, AnnotationTarget::Index | AnnotationTarget::ManifestDescriptor));
     if let ([one], false) = (images, wants_index) {
         return Ok(one.manifest.clone());
     }
@@ -90,7 +101,13 @@ fn names(job: &Job, more: &[Reference]) -> Vec<Reference> {
     all
 }
 
-fn to_store(job: &Job, output: &ImageOutput, target: Descriptor, images: &[Assembled], step: &Step) -> Result<Exported> {
+fn to_store(
+    job: &Job,
+    output: &ImageOutput,
+    target: Descriptor,
+    images: &[Assembled],
+    step: &Step,
+) -> Result<Exported> {
     let names = names(job, &output.names);
     if names.is_empty() {
         job.engine.store.images().put_untagged(&target)?;

@@ -3,7 +3,9 @@
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
-use kiln_graph::{ActionInput, CopyAction, FileAction, FileActionKind, FileOp, Mode, Owner as OwnerRef, UserRef, Vertex};
+use kiln_graph::{
+    ActionInput, CopyAction, FileAction, FileActionKind, FileOp, Mode, Owner as OwnerRef, UserRef, Vertex,
+};
 use kiln_rootfs::apply::{ExtractOptions, extract};
 use kiln_rootfs::copy::{CopyRequest, Mtime, copy};
 use kiln_rootfs::fileops::{self, Make};
@@ -213,7 +215,9 @@ fn archive(stack: &Stack, path: &Path) -> Result<Option<Box<dyn Read + Send>>> {
             let again = stack.open_file(path)?;
             let mut plain = Vec::with_capacity(SNIFF);
             // A file that only looks compressed is copied as it is.
-            match kiln_compress::decoder(Box::new(again)).and_then(|(_, r)| r.take(SNIFF as u64).read_to_end(&mut plain)) {
+            match kiln_compress::decoder(Box::new(again))
+                .and_then(|(_, r)| r.take(SNIFF as u64).read_to_end(&mut plain))
+            {
                 Ok(_) => plain,
                 Err(_) => return Ok(None),
             }
@@ -232,6 +236,7 @@ fn is_tar(head: &[u8]) -> bool {
     }
     let stored = std::str::from_utf8(&head[148..156]).ok();
     let stored = stored.and_then(|s| u32::from_str_radix(s.trim_matches([' ', '\0']), 8).ok());
-    let sum = head.iter().enumerate().map(|(i, b)| if (148..156).contains(&i) { 32 } else { u32::from(*b) }).sum::<u32>();
+    let sum =
+        head.iter().enumerate().map(|(i, b)| if (148..156).contains(&i) { 32 } else { u32::from(*b) }).sum::<u32>();
     stored == Some(sum)
 }

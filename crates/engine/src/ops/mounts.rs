@@ -1,8 +1,8 @@
 //! The mounts of a RUN step, except its root.
 
 use std::ffi::OsString;
-use std::os::unix::ffi::OsStringExt;
 use std::os::fd::OwnedFd;
+use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
 
 use kiln_executor::MountSource;
@@ -173,7 +173,9 @@ fn missing_secret(id: &str) -> Error {
 
 /// A tmpfs that is mounted nowhere.
 fn memory_file_system() -> Result<OwnedFd> {
-    use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags, fsconfig_create, fsconfig_set_string, fsmount, fsopen};
+    use rustix::mount::{
+        FsMountFlags, FsOpenFlags, MountAttrFlags, fsconfig_create, fsconfig_set_string, fsmount, fsopen,
+    };
     let made = (|| {
         let context = fsopen("tmpfs", FsOpenFlags::FSOPEN_CLOEXEC)?;
         fsconfig_set_string(&context, "mode", "0700")?;
@@ -183,4 +185,3 @@ fn memory_file_system() -> Result<OwnedFd> {
     })();
     made.map_err(|e| Error::io("mount", "a memory file system for a secret", e.into()))
 }
-
