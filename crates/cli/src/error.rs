@@ -42,11 +42,6 @@ impl CliError {
         Self { message: message.into(), hint: None, code: code::FAILED }
     }
 
-    /// Nothing more is to be said.
-    pub fn silent(code: u8) -> Self {
-        Self { message: String::new(), hint: None, code }
-    }
-
     /// Adds advice.
     pub fn with_hint(mut self, hint: impl Into<String>) -> Self {
         self.hint = Some(hint.into());

@@ -4,7 +4,6 @@ use std::io::{self, Read, Write};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use kiln_compress::Encoder;
-use kiln_oci::media::Compression;
 use kiln_oci::{Descriptor, Digest, Hasher};
 use kiln_rootfs::apply::{ApplyOptions, apply};
 use kiln_rootfs::diff::ContentObserver;

@@ -11,7 +11,7 @@ use kiln_graph::{Graph, Selector};
 use kiln_oci::{Digest, Platform};
 use kiln_rootfs::Root;
 use kiln_secrets::Redactor;
-use kiln_store::{LayerMeta, Snapshot};
+use kiln_store::LayerMeta;
 
 use super::plan::Plan;
 use crate::admission::Admission;
@@ -19,8 +19,6 @@ use crate::contexts::Contexts;
 use crate::engine::Engine;
 use crate::error::{Error, Result};
 use crate::events::StepId;
-use crate::layers::{PackOptions, Packed};
-use crate::leaks::LeakSearch;
 use crate::request::BuildRequest;
 use crate::resolve::Resolved;
 use crate::secrets::Secrets;

@@ -10,13 +10,13 @@ use kiln_oci::Digest;
 use kiln_solver::{
     Effect, Event, Input, InputMode, KeyPart, Node, NodeId, Part, Policy, Scheduler, State, Status, content_key,
 };
-use kiln_store::{CacheKey, Record};
+use kiln_store::CacheKey;
 
 use super::explain;
 use super::job::Job;
 use super::plan::Identify;
 use crate::error::{Error, Result};
-use crate::events::{Outcome, StepId};
+use crate::events::Outcome;
 use crate::ops;
 use crate::steps::Step;
 use crate::value::Value;
