@@ -106,7 +106,10 @@ fn kernel_paths_are_masked_and_read_only() {
     }
     assert!(out.contains("interrupts 1:3") && out.contains("permission denied"), "{out}");
     // Without the sandbox they are there and writable.
-    let mut open = script(root.path(), "stat -c %F /proc/interrupts; test -w /proc/sys/kernel/hostname; grep Seccomp: /proc/self/status");
+    let mut open = script(
+        root.path(),
+        "stat -c %F /proc/interrupts; test -w /proc/sys/kernel/hostname; grep Seccomp: /proc/self/status",
+    );
     open.security = Security::Insecure;
     let out = run(open).ok();
     assert!(out.contains("regular") && out.contains("Seccomp:\t0"), "{out}");
@@ -139,11 +142,14 @@ fn capabilities_and_filter_are_dockers() {
             assert!(out.contains(line), "{line} not in\n{out}");
         }
         let out = status(1000);
-        for line in ["CapPrm:\t0000000000000000", "CapEff:\t0000000000000000", "CapBnd:\t00000000a80425fb", "Groups:\t7 9 \n"] {
+        for line in
+            ["CapPrm:\t0000000000000000", "CapEff:\t0000000000000000", "CapBnd:\t00000000a80425fb", "Groups:\t7 9 \n"]
+        {
             assert!(out.contains(line), "{line} not in\n{out}");
         }
     }
-    let out = sh(root.path(), "set +e; unshare -U true; echo $?; unshare -m true; echo $?; mount -t tmpfs x /tmp; echo $?");
+    let out =
+        sh(root.path(), "set +e; unshare -U true; echo $?; unshare -m true; echo $?; mount -t tmpfs x /tmp; echo $?");
     assert_eq!(out.matches("not permitted").count() + out.matches("denied").count(), 3, "{out}");
 }
 
@@ -160,7 +166,13 @@ fn nothing_of_kiln_is_open_inside() {
     let out = run(spec(root.path(), &["/bin/ls", "-1", "/proc/self/fd"])).ok();
     // 3 is ls's own.
     assert_eq!(out, "0\n1\n2\n3\n");
-    assert_eq!(sh(root.path(), "cat /proc/1/comm; grep -cE '^[0-9]+ [0-9]+ [0-9:]+ [^ ]+ / ' /proc/self/mountinfo; cat /proc/self/oom_score_adj"), "sh\n1\n0\n");
+    assert_eq!(
+        sh(
+            root.path(),
+            "cat /proc/1/comm; grep -cE '^[0-9]+ [0-9]+ [0-9:]+ [^ ]+ / ' /proc/self/mountinfo; cat /proc/self/oom_score_adj"
+        ),
+        "sh\n1\n0\n"
+    );
     let out = run(spec(root.path(), &["/bin/grep", "Sig", "/proc/self/status"])).ok();
     assert!(out.contains("SigIgn:\t0000000000000000") && out.contains("SigBlk:\t0000000000000000"), "{out}");
 }
@@ -209,7 +221,11 @@ fn programs_that_cannot_run_say_why() {
     file("empty", b"", 0o755);
     file("text", b"echo hi\n", 0o755);
     file("arm", &elf(183, None), 0o755);
-    file("glibc", &elf(if cfg!(target_arch = "x86_64") { 62 } else { 183 }, Some("/lib64/ld-linux-x86-64.so.2")), 0o755);
+    file(
+        "glibc",
+        &elf(if cfg!(target_arch = "x86_64") { 62 } else { 183 }, Some("/lib64/ld-linux-x86-64.so.2")),
+        0o755,
+    );
     symlink("/nowhere", root.path().join("bin/dangling")).unwrap();
     let foreign = if cfg!(target_arch = "x86_64") { "linux/arm64" } else { "linux/amd64" };
     if !cfg!(target_arch = "x86_64") {
@@ -224,7 +240,11 @@ fn programs_that_cannot_run_say_why() {
         ("empty", 126, "it is empty"),
         ("text", 126, "neither an ELF file nor a script"),
         ("arm", 126, foreign),
-        ("glibc", 126, "its dynamic loader /lib64/ld-linux-x86-64.so.2 does not exist in the container (it was linked against glibc"),
+        (
+            "glibc",
+            126,
+            "its dynamic loader /lib64/ld-linux-x86-64.so.2 does not exist in the container (it was linked against glibc",
+        ),
         ("dangling", 126, "it is a link to /nowhere"),
         ("/bin", 126, "it is a directory"),
     ] {
@@ -349,9 +369,11 @@ fn clean_up_touches_only_what_it_made() {
     let source = tempfile::tempdir().unwrap();
     let empty = source.path().join("empty-file");
     fs::write(&empty, "").unwrap();
-    let mut s = script(root.path(), "mkdir /keep; echo x > /a/here; mv /x /moved; ln -s $OUT /x; mv /y /z; ln -s $OUT /y");
+    let mut s =
+        script(root.path(), "mkdir /keep; echo x > /a/here; mv /x /moved; ln -s $OUT /x; mv /y /z; ln -s $OUT /y");
     s.env.push(format!("OUT={}", outside.path().display()).into());
-    s.mounts = vec![bind(source.path(), "/a/b", false), bind(&empty, "/x/file", true), bind(source.path(), "/y/empty", true)];
+    s.mounts =
+        vec![bind(source.path(), "/a/b", false), bind(&empty, "/x/file", true), bind(source.path(), "/y/empty", true)];
     run(s).ok();
     assert!(outside.path().join("empty").exists() && outside.path().join("file").exists());
     assert!(root.path().join("keep").exists());
@@ -370,7 +392,8 @@ fn read_only_roots_and_overlays() {
     let lower = busybox_root();
     let mut s = script(lower.path(), "echo x 2>/dev/null > /made && exit 9; echo y > /tmp/t; cat /tmp/t");
     s.readonly = true;
-    s.mounts = vec![Mount { source: MountSource::Tmpfs { size: None, mode: 0o1777 }, target: "/tmp".into(), readonly: false }];
+    s.mounts =
+        vec![Mount { source: MountSource::Tmpfs { size: None, mode: 0o1777 }, target: "/tmp".into(), readonly: false }];
     let before = snapshot(lower.path());
     assert_eq!(run(s).ok(), "y\n");
     assert_eq!(snapshot(lower.path()), before);
@@ -378,7 +401,8 @@ fn read_only_roots_and_overlays() {
     let (upper, work) = (top.path().join("upper"), top.path().join("work"));
     fs::create_dir(&upper).unwrap();
     fs::create_dir(&work).unwrap();
-    let overlay = kiln_rootfs::overlay::OverlaySpec { lowers: &[lower.path()], upper: Some((&upper, &work)), volatile: true };
+    let overlay =
+        kiln_rootfs::overlay::OverlaySpec { lowers: &[lower.path()], upper: Some((&upper, &work)), volatile: true };
     let mount = kiln_rootfs::overlay::mount(&overlay).unwrap();
     let mut s = ProcessSpec::new(mount, ["/bin/sh", "-ec", "mkdir /made; rm /etc/group; echo z > /made/file"]);
     s.hosts = b"127.0.0.1 localhost\n".to_vec();
@@ -470,8 +494,11 @@ fn a_terminal_of_its_own() {
         return;
     }
     let root = busybox_root();
-    let mut s = script(root.path(), "tty; stty size; test -t 0 && test -t 1 && test -t 2 && echo terminal; test -c /dev/console; \
-                                     echo hi > /dev/tty; ps -o tty,comm | tail -n1; ls /dev/pts; stat -c %u:%a /dev/pts/0");
+    let mut s = script(
+        root.path(),
+        "tty; stty size; test -t 0 && test -t 1 && test -t 2 && echo terminal; test -c /dev/console; \
+                                     echo hi > /dev/tty; ps -o tty,comm | tail -n1; ls /dev/pts; stat -c %u:%a /dev/pts/0",
+    );
     s.terminal = Some(Terminal { rows: 33, columns: 111 });
     s.user = User { uid: 65534, gid: 65534, groups: vec![] };
     let (send, receive) = std::sync::mpsc::channel();
@@ -513,7 +540,10 @@ fn an_init_process_reaps_and_forwards() {
         return;
     }
     let root = busybox_root();
-    let mut s = script(root.path(), "echo $$; (sleep 0.01 & ) ; sleep 0.1; ps -o pid,stat,comm; set +e; sh -c 'exit 3'; exit 5");
+    let mut s = script(
+        root.path(),
+        "echo $$; (sleep 0.01 & ) ; sleep 0.1; ps -o pid,stat,comm; set +e; sh -c 'exit 3'; exit 5",
+    );
     s.init = true;
     let ran = run(s);
     assert!(ran.out.starts_with("2\n") && !ran.out.contains(" Z "), "{}", ran.out);

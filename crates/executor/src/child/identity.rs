@@ -9,7 +9,7 @@ use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 
 use crate::error::StartError;
 use crate::helper::report;
-use crate::request::Request;
+use crate::request::{Request, Target};
 use crate::seccomp::{self, Pretend};
 use crate::spec::Security;
 use crate::sys::{self, check};
@@ -47,6 +47,9 @@ pub fn apply_quietly(request: &Request) -> Result<(), StartError> {
 fn apply_with(request: &Request, status: Option<&OwnedFd>) -> Result<(), StartError> {
     let sandbox = request.security == Security::Sandbox;
     let capabilities = if sandbox { DOCKER_CAPABILITIES } else { u64::MAX };
+    if request.pretend && request.user.uid != 0 {
+        appear_as(request).map_err(StartError::setup("appear as another user"))?;
+    }
     drop_bounding(capabilities).map_err(StartError::setup("drop capabilities"))?;
     sys::prctl(libc::PR_SET_KEEPCAPS, 1, 0).map_err(StartError::setup("keep capabilities"))?;
     set_ids(request)?;
@@ -62,6 +65,28 @@ fn apply_with(request: &Request, status: Option<&OwnedFd>) -> Result<(), StartEr
     // cleared by the change of ids.
     sys::prctl(libc::PR_SET_DUMPABLE, 0, 0).map_err(StartError::setup("protect the process"))?;
     sys::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL as u64, 0).map_err(StartError::setup("tie it to kiln")).map(drop)
+}
+
+/// Where only the id 0 is mapped, another user is 0 under another name: in a user namespace of its own the process has
+/// the ids that were asked for, and no right that comes with being root. To the files it makes that is no difference.
+fn appear_as(request: &Request) -> io::Result<()> {
+    let new = matches!(request.target, Target::New(_));
+    // In a container that runs, others could look into this process while it writes its maps.
+    if new && rename_user(request.user.uid, request.user.gid).is_ok() {
+        return Ok(());
+    }
+    // The user stays 0; exec must not give it capabilities for that.
+    const NOROOT_LOCKED: u64 = 1 | 1 << 1;
+    sys::prctl(libc::PR_SET_SECUREBITS, NOROOT_LOCKED, 0).map(drop)
+}
+
+fn rename_user(uid: u32, gid: u32) -> io::Result<()> {
+    sys::unshare(libc::CLONE_NEWUSER)?;
+    sys::prctl(libc::PR_SET_DUMPABLE, 1, 0)?;
+    std::fs::write("/proc/self/setgroups", "deny")?;
+    std::fs::write("/proc/self/gid_map", format!("{gid} 0 1\n"))?;
+    std::fs::write("/proc/self/uid_map", format!("{uid} 0 1\n"))?;
+    sys::prctl(libc::PR_SET_DUMPABLE, 0, 0).map(drop)
 }
 
 fn drop_bounding(keep: u64) -> io::Result<()> {
@@ -81,7 +106,7 @@ fn drop_bounding(keep: u64) -> io::Result<()> {
 fn set_ids(request: &Request) -> Result<(), StartError> {
     let user = &request.user;
     if request.pretend {
-        // One id is mapped: ours. The process stays 0, without capabilities if it was to be somebody else.
+        // One id is mapped: ours.
         return Ok(());
     }
     let failed = |call: &str| {
