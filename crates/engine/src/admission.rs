@@ -1,113 +1,139 @@
 //! How many steps run at once.
 //!
-//! A step holds a slot while it runs. There are as many slots as `--jobs`, but a step that sleeps or waits for the
-//! network does not use the processor that its slot stands for: while slots are taken and the processors are idle
-//! all the same, a further step is let in. So twelve `sleep 1` take a second, and twelve compilers take turns.
+//! There are as many slots as `--jobs`. A step that sleeps or waits for the network does not use the processor that its slot
+//! stands for: while all slots are taken, the processes of running steps are looked at, and steps of which all processes
+//! sleep do not count. So twelve `sleep 1` take a second, and twelve compilers take turns.
 
+use std::collections::BTreeMap;
 use std::sync::{Condvar, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-/// How long the processors are watched before one more step is let in.
-const WINDOW: Duration = Duration::from_millis(20);
-/// Steps that may run for each slot, however idle the machine is: each has a process and open files.
+/// How often running steps are looked at while another one waits.
+const WINDOW: Duration = Duration::from_millis(10);
+/// Steps that may run for each slot, however quiet they are: each has processes and open files.
 const MOST_PER_SLOT: usize = 64;
+/// Processes of one step that are looked at; a step with more is not asleep.
+const MOST_PROCESSES: usize = 64;
 
 /// Lets steps in.
 pub struct Admission {
     slots: usize,
-    running: Mutex<usize>,
+    running: Mutex<Running>,
     freed: Condvar,
 }
 
+#[derive(Default)]
+struct Running {
+    next: u64,
+    /// The first process of each running step, once it has one.
+    steps: BTreeMap<u64, Option<i32>>,
+}
+
 /// The right to run; given back when dropped.
-pub struct Permit<'a>(&'a Admission);
+pub struct Permit<'a> {
+    admission: &'a Admission,
+    id: u64,
+}
 
 impl Admission {
     /// With `slots` steps at once that use a processor each.
     pub fn new(slots: usize) -> Self {
-        Self { slots: slots.max(1), running: Mutex::new(0), freed: Condvar::new() }
+        Self { slots: slots.max(1), running: Mutex::default(), freed: Condvar::new() }
     }
 
-    /// Waits for a slot, or for idle processors.
+    /// Waits for a slot, or for running steps to fall asleep.
     pub fn enter(&self) -> Permit<'_> {
         let mut running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut watch = IdleWatch::start();
-        while *running >= self.slots {
-            let waited = self.freed.wait_timeout(running, WINDOW).unwrap_or_else(PoisonError::into_inner);
-            running = waited.0;
-            if *running < self.slots * MOST_PER_SLOT && watch.has_idle_processor() {
-                break;
-            }
+        while !self.has_room(&running) {
+            running = self.freed.wait_timeout(running, WINDOW).unwrap_or_else(PoisonError::into_inner).0;
         }
-        *running += 1;
-        Permit(self)
+        let id = running.next;
+        running.next += 1;
+        running.steps.insert(id, None);
+        Permit { admission: self, id }
+    }
+
+    fn has_room(&self, running: &Running) -> bool {
+        let count = running.steps.len();
+        if count < self.slots {
+            return true;
+        }
+        let busy = running.steps.values().filter(|pid| pid.is_none_or(is_awake)).count();
+        busy < self.slots && count < self.slots * MOST_PER_SLOT
+    }
+}
+
+impl Permit<'_> {
+    /// Names the step's first process.
+    pub fn started(&self, pid: i32) {
+        let mut running = self.admission.running.lock().unwrap_or_else(PoisonError::into_inner);
+        running.steps.insert(self.id, Some(pid));
     }
 }
 
 impl Drop for Permit<'_> {
     fn drop(&mut self) {
-        *self.0.running.lock().unwrap_or_else(PoisonError::into_inner) -= 1;
-        self.0.freed.notify_one();
+        self.admission.running.lock().unwrap_or_else(PoisonError::into_inner).steps.remove(&self.id);
+        self.admission.freed.notify_one();
     }
 }
 
-/// Compares `/proc/stat` with what it said a window ago.
-struct IdleWatch {
-    since: Instant,
-    idle: Option<u64>,
-}
-
-impl IdleWatch {
-    fn start() -> Self {
-        Self { since: Instant::now(), idle: idle_ticks() }
-    }
-
-    /// Whether at least half a processor was idle since the last call; starts a new window.
-    fn has_idle_processor(&mut self) -> bool {
-        let elapsed = self.since.elapsed();
-        if elapsed < WINDOW {
-            return false;
+/// Whether a process or one of its descendants runs, or waits for a disk. What can't be read counts as awake.
+fn is_awake(pid: i32) -> bool {
+    let mut pending = vec![pid];
+    let mut seen = 0;
+    while let Some(pid) = pending.pop() {
+        seen += 1;
+        let Ok(stat) = std::fs::read_to_string(format!("/proc/{pid}/stat")) else { continue };
+        // The command's name is in parentheses and may hold anything.
+        let state = stat.rsplit_once(") ").and_then(|(_, rest)| rest.chars().next());
+        if !matches!(state, Some('S' | 'Z' | 'T' | 'I')) || seen > MOST_PROCESSES {
+            return true;
         }
-        let now = idle_ticks();
-        let idle = match (self.idle, now) {
-            (Some(before), Some(now)) => now.saturating_sub(before),
-            _ => return false,
-        };
-        *self = Self { since: Instant::now(), idle: now };
-        // A tick is 10 ms on every Linux that shows this file.
-        u128::from(idle) * 10 * 2 >= elapsed.as_millis()
+        let children = std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap_or_default();
+        pending.extend(children.split_ascii_whitespace().filter_map(|c| c.parse::<i32>().ok()));
     }
-}
-
-/// Idle and I/O-wait ticks of all processors together since boot.
-fn idle_ticks() -> Option<u64> {
-    let stat = std::fs::read_to_string("/proc/stat").ok()?;
-    let mut fields = stat.lines().next()?.split_ascii_whitespace().skip(4);
-    Some(fields.next()?.parse::<u64>().ok()? + fields.next()?.parse::<u64>().ok()?)
+    false
 }
 
 #[cfg(test)]
 mod tests {
-    use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::process::{Child, Command, Stdio};
+    use std::sync::atomic::{AtomicBool, Ordering};
 
     use super::*;
 
+    fn spawn(script: &str) -> Child {
+        Command::new("sh").args(["-c", script]).stdin(Stdio::piped()).spawn().unwrap()
+    }
+
+    fn stop(mut child: Child) {
+        child.kill().unwrap();
+        child.wait().unwrap();
+    }
+
     #[test]
-    fn sleeping_steps_do_not_hold_others_back() {
+    fn a_sleeping_step_makes_room_and_a_busy_one_does_not() {
         let admission = Admission::new(1);
-        let most = AtomicUsize::new(0);
-        let now = AtomicUsize::new(0);
+        let sleeping = spawn("read line");
+        let first = admission.enter();
+        first.started(sleeping.id() as i32);
+        let second = admission.enter();
+        let busy = spawn("while :; do :; done");
+        second.started(busy.id() as i32);
+        let third_is_in = AtomicBool::new(false);
         std::thread::scope(|scope| {
-            for _ in 0..4 {
-                scope.spawn(|| {
-                    let _permit = admission.enter();
-                    most.fetch_max(now.fetch_add(1, Ordering::SeqCst) + 1, Ordering::SeqCst);
-                    std::thread::sleep(Duration::from_millis(400));
-                    now.fetch_sub(1, Ordering::SeqCst);
-                });
-            }
+            scope.spawn(|| {
+                let _third = admission.enter();
+                third_is_in.store(true, Ordering::SeqCst);
+            });
+            std::thread::sleep(WINDOW * 5);
+            assert!(!third_is_in.load(Ordering::SeqCst), "the busy step holds the only slot");
+            stop(busy);
+            drop(second);
         });
-        assert!(most.into_inner() >= 1);
-        assert_eq!(*admission.running.lock().unwrap(), 0);
+        assert!(third_is_in.into_inner());
+        drop(first);
+        stop(sleeping);
     }
 }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use kiln_oci::media;
 use kiln_oci::{Descriptor, Digest, ImageConfig, Manifest, ManifestKind, Platform, Reference};
-use kiln_registry::{BlobSource, Client};
+use kiln_registry::{BlobSource, Client, Pushed, Resolved};
 use kiln_store::{LayerBlob, LayerId, LayerMeta, Snapshot};
 
 use crate::engine::Engine;
@@ -97,12 +97,16 @@ impl Engine {
     }
 
     fn find_remote(&self, name: &Reference, platform: &Platform) -> Result<KnownImage> {
-        let mut found = self.registry.resolve(name)?;
+        let found = self.registry.resolve(name)?;
         self.store.content().put(&found.bytes)?;
+        self.select_remote(name, found, platform)
+    }
+
+    /// The manifest for a platform behind what a name led to, and its config.
+    fn select_remote(&self, name: &Reference, mut found: Resolved, platform: &Platform) -> Result<KnownImage> {
         if let ManifestKind::Index(index) = &found.kind {
             let entry = index.select(platform).ok_or_else(|| {
-                let available: Vec<String> =
-                    index.manifests.iter().filter_map(|m| m.platform.as_ref()).map(ToString::to_string).collect();
+                let available: Vec<String> = index.manifests.iter().filter_map(|m| m.platform.as_ref()).map(ToString::to_string).collect();
                 Error::request(format!("{name} has no image for {platform}: it has {}", available.join(", ")))
             })?;
             found = self.registry.manifest(name, entry)?;
@@ -153,15 +157,37 @@ impl Engine {
             }
             let remote = remotes.get(&blob.digest).and_then(|r| serde_json::from_str::<Remote>(r).ok());
             let remote = remote.ok_or_else(|| kiln_store::Error::BlobMissing(Box::new(blob.digest)))?;
-            self.fetch_blob(&remote.reference, blob, None)?;
+            self.fetch_blob(&parse_origin(&remote.reference)?, blob, None)?;
         }
         Ok(())
     }
 
-    fn fetch_blob(&self, reference: &str, blob: &Descriptor, step: Option<&Step>) -> Result<()> {
-        let name: Reference = reference.parse().map_err(|e: kiln_oci::ReferenceError| Error::request(e.to_string()))?;
+    /// Makes sure that all layers of an image of the store are in it, fetching those that were left where they came from.
+    pub fn fetch_layers(&self, target: &Descriptor, platform: Option<&Platform>, step: &Step) -> Result<()> {
+        let missing = self.store.missing_blobs(target, platform)?;
+        in_parallel(&missing, |blob| {
+            let origin = self.blob_origin(&blob.digest)?;
+            let origin = origin.ok_or_else(|| kiln_store::Error::BlobMissing(Box::new(blob.digest)))?;
+            self.fetch_blob(&origin, blob, Some(step))
+        })
+    }
+
+    /// One stream: download, store, verify. A download that was cut off goes on where it was.
+    pub(crate) fn fetch_blob(&self, name: &Reference, blob: &Descriptor, step: Option<&Step>) -> Result<()> {
+        let _lock = self.store.lock(&format!("blob.{}", blob.digest.hex()), &mut || {})?;
+        if self.store.content().has(&blob.digest)? {
+            return Ok(());
+        }
+        match self.download(name, blob, step) {
+            // What an earlier try left may be what is wrong: once more, from the beginning.
+            Err(Error::Store(kiln_store::Error::DigestMismatch { .. })) => self.download(name, blob, step),
+            other => other,
+        }
+    }
+
+    fn download(&self, name: &Reference, blob: &Descriptor, step: Option<&Step>) -> Result<()> {
         let (mut writer, offset) = self.store.content().writer_resume(&blob.digest)?;
-        let mut reader = self.registry.blob(&name, blob, offset)?.without_digest_check();
+        let mut reader = self.registry.blob(name, blob, offset)?.without_digest_check();
         let mut buffer = vec![0; 256 << 10];
         let item = format!("layer {}", blob.digest.short());
         let mut done = offset;
@@ -184,35 +210,48 @@ impl Engine {
         Ok(())
     }
 
-    /// Downloads an image with all its blobs and gives it its name in the store.
-    pub fn pull_image(&self, name: &Reference, platform: Option<&Platform>, step: &Step) -> Result<Descriptor> {
-        let host = Platform::host();
+    /// Downloads an image with all its blobs, and gives it its name in the store. Without a platform, an index is kept as it
+    /// is, so that the name has the registry's digest; of its images, the one for this machine is fetched.
+    pub fn pull_image(&self, name: &Reference, platform: Option<&Platform>, step: &Step) -> Result<Pulled> {
+        let before = self.store.images().resolve(name)?.map(|image| image.target.digest);
         let found = self.registry.resolve(name)?;
         self.store.content().put(&found.bytes)?;
-        let known = self.find_image(name, platform.unwrap_or(&host), true)?;
-        let blobs: Vec<Descriptor> = known.manifest.layers.clone();
-        self.in_parallel(&blobs, |blob| {
+        let whole = found.descriptor.clone();
+        let known = self.select_remote(name, found, platform.unwrap_or(&Platform::host()))?;
+        let mut blobs = known.manifest.layers.clone();
+        blobs.sort_by_key(|b| b.digest);
+        blobs.dedup_by_key(|b| b.digest);
+        in_parallel(&blobs, |blob| {
             if self.store.content().has(&blob.digest)? {
                 step.progress(&format!("layer {} is here", blob.digest.short()), blob.size, Some(blob.size), true);
                 return Ok(());
             }
-            self.fetch_blob(&name.to_string(), blob, Some(step))
+            self.fetch_blob(name, blob, Some(step))
         })?;
-        let target = if platform.is_some() { known.descriptor } else { found.descriptor };
+        // Layers remember where they came from: a later push to the same registry mounts them.
+        if known.manifest.layers.iter().all(|l| media::layer_compression(&l.media_type).is_some()) {
+            self.image_snapshot(&known)?;
+        }
+        let target = if platform.is_some() { known.descriptor } else { whole };
+        self.store.meta().put_as(&origin_key(&target.digest), &name.to_string(), None)?;
         self.store.images().put(name, &target)?;
-        Ok(target)
+        Ok(Pulled { changed: before != Some(target.digest), target })
     }
 
     /// Uploads an image; blobs that the registry has are left out.
     pub fn push_image(&self, name: &Reference, target: &Descriptor, by_digest: bool, step: &Step) -> Result<()> {
-        let bytes = self.store.content().read_small(&target.digest, kiln_oci::MAX_MANIFEST)?;
-        let kind =
-            kiln_oci::parse_manifest(&bytes, Some(&target.media_type)).map_err(|e| Error::request(e.to_string()))?;
+        let origin = self.origin(&target.digest)?;
+        self.push_target(name, target, by_digest, origin.as_ref(), step)
+    }
+
+    fn push_target(&self, name: &Reference, target: &Descriptor, by_digest: bool, origin: Option<&Reference>, step: &Step) -> Result<()> {
+        let bytes = self.manifest_bytes(target, origin)?;
+        let kind = kiln_oci::parse_manifest(&bytes, Some(&target.media_type)).map_err(|e| Error::request(e.to_string()))?;
         match kind {
-            ManifestKind::Manifest(manifest) => self.push_blobs(name, &manifest, step)?,
+            ManifestKind::Manifest(manifest) => self.push_blobs(name, &manifest, origin, step)?,
             ManifestKind::Index(index) => {
                 for entry in &index.manifests {
-                    self.push_image(&name.with_digest(entry.digest), entry, true, step)?;
+                    self.push_target(&name.with_digest(entry.digest), entry, true, origin, step)?;
                 }
             }
         }
@@ -222,35 +261,64 @@ impl Engine {
         Ok(())
     }
 
-    fn push_blobs(&self, name: &Reference, manifest: &Manifest, step: &Step) -> Result<()> {
+    /// A manifest of the store. Of an index, only one platform was pulled: the others go from their registry to the new one.
+    fn manifest_bytes(&self, target: &Descriptor, origin: Option<&Reference>) -> Result<Vec<u8>> {
+        if self.store.content().has(&target.digest)? {
+            return Ok(self.store.content().read_small(&target.digest, kiln_oci::MAX_MANIFEST)?);
+        }
+        let missing = || {
+            let platform = target.platform.as_ref().map_or_else(|| target.digest.to_string(), ToString::to_string);
+            Error::request_with_hint(
+                format!("the image's manifest for {platform} is not in the store"),
+                "push one platform: --platform",
+            )
+        };
+        let found = self.registry.manifest(origin.ok_or_else(missing)?, target)?;
+        self.store.content().put(&found.bytes)?;
+        Ok(found.bytes)
+    }
+
+    fn push_blobs(&self, name: &Reference, manifest: &Manifest, origin: Option<&Reference>, step: &Step) -> Result<()> {
         let mut blobs: Vec<Descriptor> = manifest.layers.clone();
         blobs.push(manifest.config.clone());
         blobs.sort_by_key(|b| b.digest);
         blobs.dedup_by_key(|b| b.digest);
-        self.in_parallel(&blobs, |blob| self.push_blob(name, blob, step))
+        in_parallel(&blobs, |blob| self.push_blob(name, blob, origin, step))
     }
 
-    fn push_blob(&self, name: &Reference, blob: &Descriptor, step: &Step) -> Result<()> {
+    fn push_blob(&self, name: &Reference, blob: &Descriptor, origin: Option<&Reference>, step: &Step) -> Result<()> {
+        let from = self.blob_origin(&blob.digest)?.or_else(|| origin.cloned());
         let item = format!("layer {}", blob.digest.short());
+        let report = |what: &str| step.progress(&format!("{item}{what}"), blob.size, Some(blob.size), true);
         if !self.store.content().has(&blob.digest)? {
-            // A layer of a base that was never needed here: it goes from registry to registry, by a mount if they are one.
-            let remote =
-                self.store.layers().find_by_blob(&blob.digest)?.map(|id| self.store.layers().get(&id)).transpose()?;
-            let remote = remote.and_then(|l| l.remote).and_then(|r| serde_json::from_str::<Remote>(&r).ok());
-            let remote = remote.ok_or_else(|| kiln_store::Error::BlobMissing(Box::new(blob.digest)))?;
-            self.fetch_blob(&remote.reference, blob, Some(step))?;
+            // A layer of a base that was never needed here: it goes from registry to registry.
+            if self.registry.has_blob(name, &blob.digest)? {
+                report(" is there");
+                return Ok(());
+            }
+            let from = from.as_ref().ok_or_else(|| kiln_store::Error::BlobMissing(Box::new(blob.digest)))?;
+            self.fetch_blob(from, blob, Some(step))?;
         }
-        let source = StoredBlob { engine: self, digest: blob.digest };
-        self.registry.push_blob(name, blob, &source, &self.mount_candidates(&blob.digest)?)?;
-        step.progress(&item, blob.size, Some(blob.size), true);
+        let source = StoredBlob { engine: self, blob, step, item: item.clone() };
+        let mounts: Vec<Reference> = from.into_iter().collect();
+        match self.registry.push_blob(name, blob, &source, &mounts)? {
+            Pushed::Exists => report(" is there"),
+            Pushed::Mounted(from) => report(&format!(" mounted from {from}")),
+            Pushed::Uploaded(_) => report(""),
+        }
         Ok(())
     }
 
-    /// Repositories that are known to have a blob.
-    fn mount_candidates(&self, digest: &Digest) -> Result<Vec<Reference>> {
+    /// The repository that a blob is known to be in.
+    pub(crate) fn blob_origin(&self, digest: &Digest) -> Result<Option<Reference>> {
         let layer = self.store.layers().find_by_blob(digest)?.map(|id| self.store.layers().get(&id)).transpose()?;
         let remote = layer.and_then(|l| l.remote).and_then(|r| serde_json::from_str::<Remote>(&r).ok());
-        Ok(remote.and_then(|r| r.reference.parse().ok()).into_iter().collect())
+        Ok(remote.and_then(|r| r.reference.parse().ok()))
+    }
+
+    /// Where an image was pulled from.
+    fn origin(&self, target: &Digest) -> Result<Option<Reference>> {
+        Ok(self.store.meta().get_as::<String>(&origin_key(target))?.and_then(|name| name.parse().ok()))
     }
 
     /// Bytes of each layer of an image: uncompressed where that is known, else as stored.
@@ -268,39 +336,74 @@ impl Engine {
     pub fn image_size(&self, manifest: &Manifest, config: &ImageConfig) -> Result<u64> {
         Ok(self.layer_sizes(manifest, config)?.into_iter().sum())
     }
+}
 
-    /// Runs `work` on all items, a few at once; the first error ends it.
-    fn in_parallel<T: Sync>(&self, items: &[T], work: impl Fn(&T) -> Result<()> + Sync) -> Result<()> {
-        let next = std::sync::atomic::AtomicUsize::new(0);
-        std::thread::scope(|scope| {
-            let workers: Vec<_> = (0..PARALLEL.min(items.len()))
-                .map(|_| {
-                    scope.spawn(|| {
-                        loop {
-                            let Some(item) = items.get(next.fetch_add(1, std::sync::atomic::Ordering::SeqCst)) else {
-                                return Ok(());
-                            };
-                            work(item)?;
-                        }
-                    })
-                })
-                .collect();
-            workers.into_iter().try_for_each(|w| w.join().unwrap_or(Err(Error::Cancelled)))
-        })
+/// An image that was pulled.
+#[derive(Debug, Clone)]
+pub struct Pulled {
+    /// Its manifest or index.
+    pub target: Descriptor,
+    /// Whether the name led to something else before, or to nothing.
+    pub changed: bool,
+}
+
+fn origin_key(target: &Digest) -> String {
+    format!("origin {target}")
+}
+
+fn parse_origin(text: &str) -> Result<Reference> {
+    text.parse().map_err(|e: kiln_oci::ReferenceError| Error::request(e.to_string()))
+}
+
+/// Runs `work` on all items, a few at once. After an error, no more are begun.
+pub(crate) fn in_parallel<T: Sync>(items: &[T], work: impl Fn(&T) -> Result<()> + Sync) -> Result<()> {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+    let next = AtomicUsize::new(0);
+    let worker = || {
+        loop {
+            let Some(item) = items.get(next.fetch_add(1, Ordering::SeqCst)) else { return Ok(()) };
+            work(item).inspect_err(|_| next.store(items.len(), Ordering::SeqCst))?;
+        }
+    };
+    if items.len() < 2 {
+        return worker();
     }
+    std::thread::scope(|scope| {
+        let workers: Vec<_> = (0..PARALLEL.min(items.len())).map(|_| scope.spawn(worker)).collect();
+        let results: Vec<Result<()>> = workers.into_iter().map(|w| w.join().unwrap_or(Err(Error::Cancelled))).collect();
+        results.into_iter().collect()
+    })
 }
 
 /// A blob of the store, for uploads.
 struct StoredBlob<'a> {
     engine: &'a Engine,
-    digest: Digest,
+    blob: &'a Descriptor,
+    step: &'a Step,
+    item: String,
 }
 
 impl BlobSource for StoredBlob<'_> {
-    fn open(&self, offset: u64) -> io::Result<Box<dyn Read>> {
-        let mut file = self.engine.store.content().open(&self.digest).map_err(io::Error::other)?;
+    fn open(&self, offset: u64) -> io::Result<Box<dyn Read + '_>> {
+        let mut file = self.engine.store.content().open(&self.blob.digest).map_err(io::Error::other)?;
         io::Seek::seek(&mut file, io::SeekFrom::Start(offset))?;
-        Ok(Box::new(file))
+        Ok(Box::new(Shown { file, done: offset, source: self }))
+    }
+}
+
+/// Shows how far an upload is.
+struct Shown<'a> {
+    file: std::fs::File,
+    done: u64,
+    source: &'a StoredBlob<'a>,
+}
+
+impl Read for Shown<'_> {
+    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        let n = self.file.read(buf)?;
+        self.done += n as u64;
+        self.source.step.progress(&self.source.item, self.done, Some(self.source.blob.size), false);
+        Ok(n)
     }
 }
 

@@ -23,7 +23,7 @@ const TAIL: usize = 20;
 
 /// Runs the process; what it wrote to its root becomes the new layer.
 pub fn run(job: &Job, vertex: &Vertex, op: &ExecOp, inputs: &[Value], step: &Step) -> Result<Snapshot> {
-    let _permit = job.admission.enter();
+    let permit = job.admission.enter();
     if job.cancel.is_cancelled() {
         return Err(Error::Cancelled);
     }
@@ -33,7 +33,8 @@ pub fn run(job: &Job, vertex: &Vertex, op: &ExecOp, inputs: &[Value], step: &Ste
     let mounts = Mounts::prepare(job, op, inputs, step)?;
     let output = Output::new(job, step)?;
     let spec = process(job, op, &root, &mounts, &output)?;
-    let exit = job.engine.executor()?.run(spec.with_mounts(mounts.list), |_| {}, &job.cancel);
+    let exit =
+        job.engine.executor()?.run(spec.with_mounts(mounts.list), |started| permit.started(started.pid), &job.cancel);
     let tail = output.finish();
     drop(root);
     let exit = match exit {
