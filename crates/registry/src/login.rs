@@ -29,8 +29,8 @@ impl Client {
         let session = self.host(registry)?;
         let kept = session.verify(credential)?;
         let identity_token = kept.is_some();
-        let stored = self.inner.auth.keychain.store(registry, kept.as_ref().unwrap_or(credential))?;
-        self.inner.auth.reset(&session.spec.registry);
+        let stored = self.inner.auth.keychain().store(registry, kept.as_ref().unwrap_or(credential))?;
+        self.inner.auth.reset();
         Ok(LoggedIn { stored, identity_token })
     }
 
@@ -38,7 +38,7 @@ impl Client {
     pub fn logout(&self, registry: &str) -> Result<bool, Error> {
         // the same name that a log-in would have used
         let spec = self.inner.options.hosts.host_endpoint(registry)?;
-        self.inner.auth.keychain.erase(&spec.registry)
+        self.inner.auth.keychain().erase(&spec.registry)
     }
 }
 
@@ -88,7 +88,7 @@ impl Session {
         let request = TokenRequest { realm: &realm, service, scopes: &scopes, credential, offline: true };
         request.fetch(&self.inner.transport, settings_of).map_err(|failure| match failure {
             TokenFailure::Error(e) => e,
-            TokenFailure::Rejected(reason) => self.rejected(reason),
+            TokenFailure::Rejected(reason) | TokenFailure::Denied(reason) => self.rejected(reason),
         })
     }
 

@@ -81,9 +81,11 @@ impl Tokens {
             password: "pw".into(),
             repositories: vec!["team/".into(), "base/".into(), "public/".into()],
             refresh: Some("refresh-1".into()),
+            strict: false,
         };
         let reader = Grant { password: "pw".into(), ..Grant::default() };
-        let server = TokenServer::start(&[("me", me), ("reader", reader)]);
+        let strict = Grant { strict: true, ..me.clone() };
+        let server = TokenServer::start(&[("me", me), ("reader", reader), ("strict", strict)]);
         let proxy = FaultProxy::gated(&registry.host(), &server);
         Some(Self { _registry: registry, server, proxy, events: Events::default() })
     }
@@ -189,6 +191,24 @@ fn a_mount_asks_for_both_repositories() {
 }
 
 #[test]
+fn a_token_server_that_denies_one_repository_does_not_spoil_the_credential() {
+    let Some(t) = Tokens::new() else { return };
+    let client = t.client("strict", "pw");
+    let content = bytes(6, 1000);
+    let blob = Descriptor::of(media::OCI_LAYER_GZIP, &content);
+    let pushed = client.push_blob(&t.image("team/app"), &blob, &content, &[t.image("foreign/os")]).unwrap();
+    assert_eq!(pushed, Pushed::Uploaded(1000));
+    assert_eq!(t.events.all(), Vec::<String>::new());
+    // not ours, and not for everyone
+    let e = client.resolve(&t.image("foreign/os")).unwrap_err();
+    assert!(matches!(&e, Error::Unauthorized { .. }), "{e}");
+    assert!(t.events.contain("DENIED"), "{:?}", t.events.all());
+    // still good for what is ours
+    push_image(&client, &t.image("team/app:1"), &bytes(7, 1000));
+    assert_eq!(t.events.all().len(), 1, "{:?}", t.events.all());
+}
+
+#[test]
 fn tokens_that_expire_in_the_middle_of_a_push_are_replaced() {
     let Some(t) = Tokens::new() else { return };
     let client = t.client("me", "pw");
@@ -203,15 +223,15 @@ fn tokens_that_expire_in_the_middle_of_a_push_are_replaced() {
     assert_eq!(fetch(&client, &t.image("team/app"), &blob).unwrap(), content);
     for (seed, mode) in [(6, UploadMode::Stream), (7, UploadMode::Chunked(1 << 20))] {
         let content = bytes(seed, 3 << 20);
+        t.proxy.fault("PATCH", "/uploads/", 1, Fault::answer(401, &[], b""));
+        t.proxy.fault("PUT", "/uploads/", 1, Fault::answer(401, &[], b""));
         let mut upload = client.upload(&t.image("team/app"), mode).unwrap();
-        t.server.expire_all();
-        upload.write_all(&content[..2_000_000]).unwrap();
-        t.server.expire_all();
-        upload.write_all(&content[2_000_000..]).unwrap();
-        t.server.expire_all();
+        upload.write_all(&content).unwrap();
         upload.finish(&Digest::of(&content)).unwrap();
         assert_eq!(fetch(&client, &t.image("team/app"), &Descriptor::of("x", &content)).unwrap(), content);
     }
+    // for pushing, for pulling, and one more after each 401
+    assert_eq!((t.proxy.pending(), t.server.issued()), (0, 7));
     // and between the parts of a pull
     t.server.expire_all();
     client.resolve(&t.image("team/none:1")).unwrap_err();

@@ -10,10 +10,11 @@
 //! - one token request at a time per (token server, service, scopes, credential).
 
 pub(crate) mod challenge;
+mod credentials;
 pub(crate) mod scope;
 pub(crate) mod token;
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Instant;
 
@@ -21,13 +22,14 @@ use ureq::http::HeaderMap;
 use ureq::http::header::WWW_AUTHENTICATE;
 
 use crate::error::Error;
-use crate::event::{Event, EventSink};
+use crate::event::EventSink;
 use crate::hosts::HostSettings;
 use crate::http::Transport;
 use crate::keychain::{Found, Keychain};
 use crate::secret::{Credential, Secret};
 use crate::url::Url;
 use challenge::Challenge;
+use credentials::Credentials;
 use scope::Scopes;
 use token::{Token, TokenFailure, TokenRequest, basic};
 
@@ -83,12 +85,9 @@ struct HostState {
 
 /// What is known about hosts and tokens. Shared by all requests of a client.
 pub(crate) struct Authenticator {
-    pub keychain: Keychain,
+    credentials: Credentials,
     hosts: Mutex<HashMap<String, HostState>>,
-    /// (registry, origin) of credentials that were refused.
-    rejected: Mutex<BTreeSet<(String, String)>>,
     tokens: Mutex<HashMap<TokenKey, Arc<Mutex<Option<Token>>>>>,
-    events: EventSink,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -103,8 +102,13 @@ pub(crate) struct Wire<'a> {
 
 impl Authenticator {
     pub fn new(keychain: Keychain, events: EventSink) -> Self {
-        let (hosts, rejected, tokens) = Default::default();
-        Self { keychain, hosts, rejected, tokens, events }
+        let (hosts, tokens) = Default::default();
+        Self { credentials: Credentials::new(keychain, events), hosts, tokens }
+    }
+
+    /// The keychain that credentials come from.
+    pub fn keychain(&self) -> &Keychain {
+        &self.credentials.keychain
     }
 
     /// The authorisation to send in advance; none while the host has not asked for one.
@@ -136,7 +140,7 @@ impl Authenticator {
             Some(Kind::Token { key, .. }) => self.invalidate(key, used),
             Some(Kind::Basic | Kind::Given) => {
                 let origin = used.and_then(|u| u.origin.clone()).unwrap_or_default();
-                self.reject(target.registry, &origin, "401 Unauthorized");
+                self.credentials.reject(target, &origin, "401 Unauthorized");
             }
             None => {}
         }
@@ -199,7 +203,7 @@ impl Authenticator {
         wire: &Wire<'_>,
     ) -> Result<Option<Authorization>, Error> {
         loop {
-            let found = self.credential(target);
+            let found = self.credentials.find(target);
             let (realm, service) = match method {
                 Method::Basic => return Ok(found.and_then(basic_authorization)),
                 Method::Bearer { realm, service } => (realm, service.as_deref()),
@@ -224,8 +228,14 @@ impl Authenticator {
                 }
                 Err(TokenFailure::Error(e)) => return Err(e),
                 Err(TokenFailure::Rejected(reason)) => match origin {
-                    Some(origin) => self.reject(target.registry, &origin, &reason),
-                    None => return Err(unauthorized(target, reason)),
+                    Some(origin) => self.credentials.reject(target, &origin, &reason),
+                    None => return Err(self.refused(target, None)),
+                },
+                Err(TokenFailure::Denied(reason)) => match origin {
+                    // a token for a mount, which is optional
+                    _ if scopes.resources() > 1 => return Err(unauthorized(target, reason)),
+                    Some(origin) => self.credentials.deny(target, &origin, &reason),
+                    None => return Err(self.refused(target, None)),
                 },
             }
         }
@@ -259,35 +269,14 @@ impl Authenticator {
         }
     }
 
-    fn credential(&self, target: &Target<'_>) -> Option<Found> {
-        let rejected: BTreeSet<String> = {
-            let all = lock(&self.rejected);
-            all.iter().filter(|(registry, _)| registry == target.registry).map(|(_, o)| o.clone()).collect()
-        };
-        self.keychain.find(target.registry, target.repository, &rejected, &self.events)
-    }
-
-    fn reject(&self, registry: &str, origin: &str, reason: &str) {
-        if lock(&self.rejected).insert((registry.to_owned(), origin.to_owned())) {
-            self.events.send(Event::CredentialRejected {
-                registry: registry.to_owned(),
-                origin: origin.to_owned(),
-                reason: reason.to_owned(),
-            });
-        }
-    }
-
-    /// Forgets refusals and tokens of a registry (after a log-in).
-    pub fn reset(&self, registry: &str) {
-        lock(&self.rejected).retain(|(r, _)| r != registry);
+    /// Forgets refusals and tokens (after a log-in).
+    pub fn reset(&self) {
+        self.credentials.reset();
         lock(&self.tokens).clear();
     }
 
     fn refused(&self, target: &Target<'_>, who: Option<&str>) -> Error {
-        let rejected: Vec<_> = {
-            let all = lock(&self.rejected);
-            all.iter().filter(|(r, _)| r == target.registry).map(|(_, origin)| origin.clone()).collect()
-        };
+        let rejected: Vec<_> = self.credentials.refused(target).into_iter().collect();
         unauthorized(
             target,
             match (who, rejected.is_empty()) {

@@ -28,6 +28,11 @@ impl Scopes {
         challenge.split(' ').filter(|s| !s.is_empty()).take(20).fold(self, |all, scope| all.and(scope))
     }
 
+    /// Number of repositories and other things that the scopes are about.
+    pub fn resources(&self) -> usize {
+        self.0.len()
+    }
+
     pub fn texts(&self) -> Vec<String> {
         self.0.iter().map(|(r, a)| format!("{r}:{}", a.iter().cloned().collect::<Vec<_>>().join(","))).collect()
     }

@@ -38,6 +38,8 @@ pub(crate) struct TokenRequest<'a> {
 pub(crate) enum TokenFailure {
     /// The credential is not good, in the server's words.
     Rejected(String),
+    /// The credential does not give these scopes, in the server's words.
+    Denied(String),
     Error(Error),
 }
 
@@ -79,11 +81,11 @@ impl TokenRequest<'_> {
             let codes = parse_codes(&response.error_body());
             let said = codes.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ");
             // OAuth2 servers answer 400 to a refresh token that is not good any more
-            let rejected = matches!(status, 401 | 403) || (status == 400 && self.credential.is_some());
+            let rejected = status == 401 || (status == 400 && self.credential.is_some());
+            let said = if said.is_empty() { format!("status {status}") } else { said };
             return Err(match status {
-                _ if rejected => {
-                    TokenFailure::Rejected(if said.is_empty() { format!("status {status}") } else { said })
-                }
+                _ if rejected => TokenFailure::Rejected(said),
+                403 => TokenFailure::Denied(said),
                 429 => Error::RateLimited { registry: host, retry_after, codes }.into(),
                 _ => {
                     let request = format!("a token request to {}", self.realm);

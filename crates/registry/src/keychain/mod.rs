@@ -15,7 +15,7 @@ use std::sync::{Arc, Mutex};
 pub(crate) use file::AuthFile;
 
 use crate::error::Error;
-use crate::event::{Event, EventSink};
+use crate::event::Event;
 use crate::secret::Credential;
 
 /// The key of Docker Hub in files and helpers.
@@ -92,7 +92,7 @@ impl Keychain {
         registry: &str,
         repository: &str,
         rejected: &BTreeSet<String>,
-        events: &EventSink,
+        events: &mut dyn FnMut(Event),
     ) -> Option<Found> {
         let keys = lookup_keys(registry, repository);
         let usable = |origin: &String| !rejected.contains(origin);
@@ -107,7 +107,7 @@ impl Keychain {
                 Ok(Some(file)) => file,
                 Ok(None) => continue,
                 Err(e) => {
-                    events.send(Event::CredentialSource { origin: path.display().to_string(), reason: e.to_string() });
+                    events(Event::CredentialSource { origin: path.display().to_string(), reason: e.to_string() });
                     continue;
                 }
             };
@@ -119,7 +119,7 @@ impl Keychain {
     }
 
     /// A file's helper, its entries, its store: docker's order.
-    fn find_in(&self, file: &AuthFile, path: &Path, keys: &[String], events: &EventSink) -> Vec<Found> {
+    fn find_in(&self, file: &AuthFile, path: &Path, keys: &[String], events: &mut dyn FnMut(Event)) -> Vec<Found> {
         let mut found = Vec::new();
         let server = |key: &str| if key == "docker.io" { HUB_KEY.to_owned() } else { key.to_owned() };
         for (key, helper) in file.helpers_for(keys) {
@@ -134,7 +134,7 @@ impl Keychain {
         found
     }
 
-    fn ask(&self, helper: &str, server: &str, events: &EventSink) -> Option<Credential> {
+    fn ask(&self, helper: &str, server: &str, events: &mut dyn FnMut(Event)) -> Option<Credential> {
         let key = (helper.to_owned(), server.to_owned());
         // held while the helper runs: parallel transfers ask once
         let mut answers = self.answers.lock().unwrap_or_else(|e| e.into_inner());
@@ -143,7 +143,7 @@ impl Keychain {
         }
         let answer = helper::get(&self.helper_dirs, helper, server).unwrap_or_else(|e| {
             let origin = format!("docker-credential-{helper}");
-            events.send(Event::CredentialSource { origin, reason: e.to_string() });
+            events(Event::CredentialSource { origin, reason: e.to_string() });
             None
         });
         answers.insert(key, answer.clone());

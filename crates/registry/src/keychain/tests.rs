@@ -43,7 +43,7 @@ impl Dir {
 }
 
 fn find(keychain: &Keychain, registry: &str, repository: &str) -> Option<String> {
-    let found = keychain.find(registry, repository, &BTreeSet::new(), &EventSink::default())?;
+    let found = keychain.find(registry, repository, &BTreeSet::new(), &mut |_| {})?;
     Some(match found.credential {
         Credential::Basic { username, password } => format!("{username}:{}", password.expose()),
         Credential::IdentityToken(t) => format!("identity:{}", t.expose()),
@@ -83,7 +83,7 @@ fn order_of_sources_and_rejected_ones_are_skipped() {
     let mut k = dir.keychain();
     assert_eq!(find(&k, "r.example", "a").unwrap(), "docker:pw");
     let rejected = BTreeSet::from([dir.config().display().to_string()]);
-    let next = k.find("r.example", "a", &rejected, &EventSink::default()).unwrap();
+    let next = k.find("r.example", "a", &rejected, &mut |_| {}).unwrap();
     assert!(next.origin.ends_with("auth.json"));
     k.add("r.example", Credential::basic("flag", "pw"), "--username");
     assert_eq!(find(&k, "r.example", "a").unwrap(), "flag:pw");
@@ -112,15 +112,11 @@ fn broken_sources_are_events_without_secrets() {
     let dir = Dir::new(r#"{"credHelpers":{"a.example":"missing","b.example":"bad","c.example":"../../bin/sh"}}"#);
     dir.helper("bad", r#"echo 'hunter2 is not json'"#);
     std::fs::write(dir.0.path().join("auth.json"), "{\"auths\": hunter2").unwrap();
-    let seen = Arc::new(Mutex::new(Vec::new()));
-    let sink = {
-        let seen = seen.clone();
-        EventSink::new(move |e| seen.lock().unwrap().push(e.to_string()))
-    };
+    let mut seen = Vec::new();
     for host in ["a.example", "b.example", "c.example"] {
-        assert!(dir.keychain().find(host, "x", &BTreeSet::new(), &sink).is_none());
+        assert!(dir.keychain().find(host, "x", &BTreeSet::new(), &mut |e| seen.push(e.to_string())).is_none());
     }
-    let seen = seen.lock().unwrap().join("\n");
+    let seen = seen.join("\n");
     for part in ["docker-credential-missing", "not the JSON", "not a helper's name", "auth.json"] {
         assert!(seen.contains(part), "{part}: {seen}");
     }

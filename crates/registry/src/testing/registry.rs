@@ -1,8 +1,9 @@
 //! Debian's `docker-registry`, started on a free loopback port.
 
-use std::net::{TcpListener, TcpStream};
+use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
@@ -41,7 +42,7 @@ impl DockerRegistry {
 
     fn try_start(program: &Path, options: &RegistryOptions) -> Option<Self> {
         let dir = tempfile::tempdir().unwrap();
-        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let port = free_port();
         let config = dir.path().join("config.yml");
         std::fs::write(&config, config_text(dir.path(), port, options)).unwrap();
         let log = std::fs::File::create(dir.path().join("log")).unwrap();
@@ -55,7 +56,11 @@ impl DockerRegistry {
             .spawn()
             .unwrap();
         let until = Instant::now() + Duration::from_secs(20);
-        while TcpStream::connect(("127.0.0.1", port)).is_err() {
+        // its own word, not a connection: somebody else may have got the port
+        let listening = |dir: &TempDir| {
+            std::fs::read_to_string(dir.path().join("log")).is_ok_and(|log| log.contains("listening on "))
+        };
+        while !listening(&dir) {
             if child.try_wait().unwrap().is_some() || Instant::now() > until {
                 let _ = child.kill();
                 let _ = child.wait();
@@ -82,6 +87,18 @@ impl Drop for DockerRegistry {
     fn drop(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();
+    }
+}
+
+/// A port below those that the kernel gives to other servers and clients of the tests meanwhile.
+fn free_port() -> u16 {
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    loop {
+        let n = NEXT.fetch_add(1, Ordering::Relaxed).wrapping_add(std::process::id().wrapping_mul(97));
+        let port = 10_000 + (n % 22_000) as u16;
+        if TcpListener::bind(("127.0.0.1", port)).is_ok() {
+            return port;
+        }
     }
 }
 

@@ -17,6 +17,8 @@ pub struct Grant {
     pub repositories: Vec<String>,
     /// The refresh token that a log-in gets, and that is good instead of the password.
     pub refresh: Option<String>,
+    /// Answer 403 where not all scopes can be given, as GHCR does, instead of a token without them.
+    pub strict: bool,
 }
 
 #[derive(Default)]
@@ -120,7 +122,11 @@ fn answer(exchange: &mut Exchange, state: &mut State) -> std::io::Result<()> {
         offline = exchange.request.query("offline_token").as_deref() == Some("true");
     }
     let grant = user.as_ref().and_then(|u| state.users.get(u)).cloned();
-    let granted = scopes.iter().flat_map(|s| granted_actions(s, grant.as_ref())).collect();
+    let granted: Vec<_> = scopes.iter().flat_map(|s| granted_actions(s, grant.as_ref())).collect();
+    let wanted: usize = scopes.iter().map(|s| s.split(',').count()).sum();
+    if grant.as_ref().is_some_and(|g| g.strict) && granted.len() < wanted {
+        return exchange.respond(403, &[], br#"{"errors":[{"code":"DENIED","message":"denied"}]}"#);
+    }
     state.issued += 1;
     let token = format!("token-{}", state.issued);
     state.tokens.insert(token.clone(), granted);
