@@ -9,7 +9,7 @@ use crate::auth::token::{TokenFailure, TokenRequest, basic};
 use crate::client::Client;
 use crate::error::Error;
 use crate::http::{Request, Response};
-use crate::keychain::StoredIn;
+use crate::keychain::{StoredIn, normalise_key};
 use crate::secret::Credential;
 use crate::session::Session;
 use crate::url::Url;
@@ -25,20 +25,24 @@ pub struct LoggedIn {
 
 impl Client {
     /// Checks a credential with the registry and keeps it. Nothing is kept if the registry does not accept it.
+    ///
+    /// `registry` may be written as people and docker's files do: `ghcr.io`, `ghcr.io/org` (for one namespace),
+    /// `https://index.docker.io/v1/`.
     pub fn login(&self, registry: &str, credential: &Credential) -> Result<LoggedIn, Error> {
-        let session = self.host(registry)?;
+        let key = normalise_key(registry);
+        let session = self.host(key.split('/').next().unwrap_or(&key))?;
         let kept = session.verify(credential)?;
         let identity_token = kept.is_some();
-        let stored = self.inner.auth.keychain().store(registry, kept.as_ref().unwrap_or(credential))?;
+        let stored = self.inner.auth.keychain().store(&key, kept.as_ref().unwrap_or(credential))?;
         self.inner.auth.reset();
         Ok(LoggedIn { stored, identity_token })
     }
 
     /// Forgets a credential. `false` if there was none.
     pub fn logout(&self, registry: &str) -> Result<bool, Error> {
-        // the same name that a log-in would have used
-        let spec = self.inner.options.hosts.host_endpoint(registry)?;
-        self.inner.auth.keychain().erase(&spec.registry)
+        let erased = self.inner.auth.keychain().erase(&normalise_key(registry))?;
+        self.inner.auth.reset();
+        Ok(erased)
     }
 }
 

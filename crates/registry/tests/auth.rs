@@ -62,8 +62,15 @@ fn login_verifies_and_stores() {
     client.ping(&host).unwrap();
     // another process sees it
     client_with(Keychain::new(Some(dir.path()), vec![]), &events).ping(&host).unwrap();
-    assert!(client.logout(&host).unwrap());
-    assert!(!client.logout(&host).unwrap());
+    // written as docker's files do, and for one namespace
+    client.login(&format!("http://{host}/v1/"), &Credential::basic("me", "s3cret")).unwrap();
+    client.login(&format!("{host}/team"), &Credential::basic("me", "s3cret")).unwrap();
+    let text = std::fs::read_to_string(&file).unwrap();
+    assert_eq!(text.matches(&host).count(), 2, "{text}");
+    for name in [host.clone(), format!("{host}/team")] {
+        assert!(client.logout(&name).unwrap());
+        assert!(!client.logout(&name).unwrap());
+    }
     assert!(!std::fs::read_to_string(&file).unwrap().contains(&host));
 }
 

@@ -353,3 +353,26 @@ fn a_wrong_digest_or_an_abandoned_stream_leaves_nothing() {
     let e = upload.write_all(&endless).unwrap_err();
     assert!(matches!(Error::of_io(&e), Some(Error::Status { status: 400, .. })), "{e}");
 }
+
+#[test]
+fn skopeo_reads_what_we_push_and_we_read_what_it_pushes() {
+    let Some(s) = Setup::new() else { return };
+    if std::process::Command::new("skopeo").arg("--version").output().is_err() {
+        eprintln!("SKIPPED: skopeo is not installed");
+        return;
+    }
+    let content = bytes(50, 100_000);
+    let (pushed, raw) = push_image(&s.client, &s.image("team/app:1"), &content);
+    let docker = |name: &str| format!("docker://{}/{name}", s.registry.host());
+    let home = tempfile::tempdir().unwrap();
+    let output = std::process::Command::new("skopeo")
+        .args(["--insecure-policy", "copy", "--preserve-digests", "--src-tls-verify=false", "--dest-tls-verify=false"])
+        .args([docker("team/app:1"), docker("other/copy:1")])
+        .env("HOME", home.path())
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let copy = s.client.resolve(&s.image("other/copy:1")).unwrap();
+    assert_eq!((copy.descriptor, copy.bytes), (pushed, raw));
+    assert_eq!(fetch(&s.client, &s.image("other/copy"), &layer(&content)).unwrap(), content);
+}
