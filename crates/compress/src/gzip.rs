@@ -1,8 +1,9 @@
 //! The gzip encoder: blocks compressed in parallel into one ordinary member, as pigz does.
 //!
-//! Each block of [`BLOCK`] bytes is deflated on its own, with the last 32 KiB of the block before as dictionary, and
-//! ends at a byte boundary (sync flush); so blocks can be joined, and the result depends on the input and the level
-//! only. The header has no time, no name and the "unknown" operating system.
+//! Each block of [`BLOCK`] bytes is deflated on its own by libdeflate, which needs all of it at once and in return is
+//! faster and compresses better than any streaming library, even without matches into the block before. [`blocks`] makes
+//! the results joinable. So the bytes depend on the input and the level only. The header has no time, no name and the
+//! "unknown" operating system.
 //!
 //! The caller's thread collects input, hands full blocks to the workers and writes finished ones in order. Workers are
 //! started with the first full block: a small layer costs no thread.
@@ -13,19 +14,18 @@ use std::sync::mpsc::{Receiver, Sender, SyncSender, TryRecvError, channel, sync_
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 
-use flate2::{Compress, Compression, FlushCompress, Status};
+use libdeflater::{CompressionLvl, Compressor};
+
+use crate::blocks;
 
 /// Input bytes of a block.
-const BLOCK: usize = 512 * 1024;
-/// How far back deflate can refer.
-const DICTIONARY: usize = 32 * 1024;
+const BLOCK: usize = 1024 * 1024;
 /// Blocks on their way for each worker: one in work and one waiting, so that a worker never starves.
 const BLOCKS_PER_WORKER: usize = 2;
 
-/// One block of input. The buffer starts with the dictionary, which is `dictionary` bytes long.
+/// One block of input.
 struct Job {
-    buffer: Vec<u8>,
-    dictionary: usize,
+    input: Vec<u8>,
     reply: SyncSender<io::Result<Done>>,
 }
 
@@ -33,17 +33,15 @@ struct Job {
 struct Done {
     compressed: Vec<u8>,
     crc: crc32fast::Hasher,
-    length: u32,
-    buffer: Vec<u8>,
+    input: Vec<u8>,
 }
 
 pub(crate) struct GzipEncoder<W: Write> {
     inner: W,
-    level: u32,
+    level: CompressionLvl,
     threads: usize,
-    /// The dictionary, then what was written since the last block.
+    /// What was written since the last block.
     buffer: Vec<u8>,
-    dictionary: usize,
     crc: crc32fast::Hasher,
     length: u32,
     workers: Option<Workers>,
@@ -53,8 +51,9 @@ pub(crate) struct GzipEncoder<W: Write> {
 
 impl<W: Write> GzipEncoder<W> {
     pub(crate) fn new(mut inner: W, level: i32, threads: usize) -> io::Result<Self> {
+        let level = CompressionLvl::new(level).map_err(|_| io::Error::other("no such level"))?;
         // The "extra flags" byte as Go and zlib set it.
-        let extra = match level {
+        let extra = match i32::from(level) {
             9 => 2,
             1 => 4,
             _ => 0,
@@ -62,10 +61,9 @@ impl<W: Write> GzipEncoder<W> {
         inner.write_all(&[0x1f, 0x8b, 8, 0, 0, 0, 0, 0, extra, 255])?;
         Ok(Self {
             inner,
-            level: level.unsigned_abs(),
+            level,
             threads: threads.max(1),
             buffer: Vec::new(),
-            dictionary: 0,
             crc: crc32fast::Hasher::new(),
             length: 0,
             workers: None,
@@ -77,7 +75,7 @@ impl<W: Write> GzipEncoder<W> {
     pub(crate) fn write(&mut self, buf: &[u8]) -> io::Result<usize> {
         let mut rest = buf;
         while !rest.is_empty() {
-            let room = BLOCK - (self.buffer.len() - self.dictionary);
+            let room = BLOCK - self.buffer.len();
             let (now, later) = rest.split_at(room.min(rest.len()));
             self.buffer.extend_from_slice(now);
             rest = later;
@@ -90,7 +88,7 @@ impl<W: Write> GzipEncoder<W> {
 
     pub(crate) fn finish(mut self) -> io::Result<W> {
         let buffer = std::mem::take(&mut self.buffer);
-        let last = compress(buffer, self.dictionary, self.level, true)?;
+        let last = compress(&mut Compressor::new(self.level), buffer, true)?;
         while let Some(block) = self.pending.pop_front() {
             self.emit(receive(&block)?)?;
         }
@@ -100,24 +98,21 @@ impl<W: Write> GzipEncoder<W> {
         Ok(self.inner)
     }
 
-    /// Hands the full buffer to a worker and starts the next one with its tail as dictionary.
+    /// Hands the full buffer to a worker.
     fn dispatch(&mut self) -> io::Result<()> {
         while self.pending.len() >= self.threads * BLOCKS_PER_WORKER {
             if let Some(block) = self.pending.pop_front() {
                 self.emit(receive(&block)?)?;
             }
         }
-        let mut next = self.spare.pop().unwrap_or_else(|| Vec::with_capacity(DICTIONARY + BLOCK));
-        next.clear();
-        next.extend_from_slice(&self.buffer[self.buffer.len() - DICTIONARY..]);
-        let buffer = std::mem::replace(&mut self.buffer, next);
-        let dictionary = std::mem::replace(&mut self.dictionary, DICTIONARY);
+        let next = self.spare.pop().unwrap_or_else(|| Vec::with_capacity(BLOCK));
+        let input = std::mem::replace(&mut self.buffer, next);
         let (reply, block) = sync_channel(1);
         let workers = match &mut self.workers {
             Some(workers) => workers,
             none => none.insert(Workers::start(self.threads, self.level)?),
         };
-        workers.submit(Job { buffer, dictionary, reply })?;
+        workers.submit(Job { input, reply })?;
         self.pending.push_back(block);
         self.emit_finished()
     }
@@ -136,11 +131,13 @@ impl<W: Write> GzipEncoder<W> {
         Ok(())
     }
 
-    fn emit(&mut self, done: Done) -> io::Result<()> {
+    fn emit(&mut self, mut done: Done) -> io::Result<()> {
         self.inner.write_all(&done.compressed)?;
-        self.length = self.length.wrapping_add(done.length);
+        // The trailer counts modulo 4 GiB.
+        self.length = self.length.wrapping_add(done.input.len() as u32);
         self.crc.combine(&done.crc);
-        self.spare.push(done.buffer);
+        done.input.clear();
+        self.spare.push(done.input);
         Ok(())
     }
 }
@@ -159,7 +156,7 @@ struct Workers {
 }
 
 impl Workers {
-    fn start(threads: usize, level: u32) -> io::Result<Self> {
+    fn start(threads: usize, level: CompressionLvl) -> io::Result<Self> {
         let (jobs, queue) = channel();
         let queue = Arc::new(Mutex::new(queue));
         for _ in 0..threads {
@@ -174,47 +171,25 @@ impl Workers {
     }
 }
 
-fn work(queue: &Mutex<Receiver<Job>>, level: u32) {
+fn work(queue: &Mutex<Receiver<Job>>, level: CompressionLvl) {
+    let mut compressor = Compressor::new(level);
     loop {
         let next = queue.lock().unwrap_or_else(PoisonError::into_inner).recv();
         let Ok(job) = next else { return };
         // Nobody listens when the encoder was dropped in the middle.
-        let _ = job.reply.send(compress(job.buffer, job.dictionary, level, false));
+        let _ = job.reply.send(compress(&mut compressor, job.input, false));
     }
 }
 
-/// Deflates what follows the dictionary in `buffer`.
-///
-/// With a fresh state for each block: zlib-rs hashes a byte or two beyond a preset dictionary, which after a reset are
-/// remains of the block before, so that the result would depend on which thread had which block.
-fn compress(buffer: Vec<u8>, dictionary: usize, level: u32, last: bool) -> io::Result<Done> {
-    let mut deflate = Compress::new(Compression::new(level), false);
-    let (before, input) = buffer.split_at(dictionary);
-    if !before.is_empty() {
-        deflate.set_dictionary(before).map_err(io::Error::other)?;
-    }
+/// Deflates one block; all but the last can be followed by another.
+fn compress(compressor: &mut Compressor, input: Vec<u8>, last: bool) -> io::Result<Done> {
     let mut crc = crc32fast::Hasher::new();
-    crc.update(input);
-    let compressed = deflate_all(&mut deflate, input, last)?;
-    // Blocks are far below 4 GiB, and the trailer counts modulo 4 GiB anyway.
-    let length = input.len() as u32;
-    Ok(Done { compressed, crc, length, buffer })
-}
-
-fn deflate_all(deflate: &mut Compress, input: &[u8], last: bool) -> io::Result<Vec<u8>> {
-    let flush = if last { FlushCompress::Finish } else { FlushCompress::Sync };
-    let mut out = Vec::with_capacity(input.len() / 2 + 1024);
-    loop {
-        let consumed = deflate.total_in() as usize;
-        let status = deflate.compress_vec(&input[consumed..], &mut out, flush).map_err(io::Error::other)?;
-        let complete = match status {
-            Status::StreamEnd => true,
-            // A sync flush is complete when there was room left in the output.
-            _ => !last && deflate.total_in() as usize == input.len() && out.len() < out.capacity(),
-        };
-        if complete {
-            return Ok(out);
-        }
-        out.reserve(out.capacity().max(1024));
+    crc.update(&input);
+    let mut compressed = vec![0; compressor.deflate_compress_bound(input.len())];
+    let length = compressor.deflate_compress(&input, &mut compressed).map_err(io::Error::other)?;
+    compressed.truncate(length);
+    if !last {
+        blocks::make_joinable(&mut compressed)?;
     }
+    Ok(Done { compressed, crc, input })
 }

@@ -8,10 +8,11 @@
 //! - a decoder never allocates more than [`decode::MEMORY_LIMIT`] because a header asks for it. How much may come *out*
 //!   of it is for the caller to say, with a [`LimitReader`].
 //!
-//! A new version of zlib-rs or zstd may change the compressed bytes (never their meaning).
+//! A new version of libdeflate or zstd may change the compressed bytes (never their meaning).
 
 #![forbid(unsafe_code)]
 
+mod blocks;
 pub mod decode;
 mod encode;
 mod error;

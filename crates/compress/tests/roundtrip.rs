@@ -80,7 +80,7 @@ fn bytes_do_not_depend_on_threads_or_writes() {
 
 #[test]
 fn sizes_around_the_block_border() {
-    let block = 512 * 1024;
+    let block = 1024 * 1024;
     let data = sample(2 * block + 1);
     for size in [0, 1, block - 1, block, block + 1, 2 * block, 2 * block + 1] {
         for compression in [Compression::Uncompressed, Compression::Gzip, Compression::Zstd] {
