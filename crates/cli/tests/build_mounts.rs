@@ -1,0 +1,177 @@
+//! `RUN --mount`: what a step gets for its own time only, and the proof that secrets do not stay.
+#![allow(clippy::unwrap_used)]
+
+mod support;
+
+use support::*;
+
+const TOKEN: &str = "t0ken-Zx81-very-secret-value";
+
+fn with_base(rest: &str) -> Option<Sandbox> {
+    let sandbox = Sandbox::new(&format!("{BASE}{rest}"))?;
+    std::fs::write(sandbox.path("token"), TOKEN).unwrap();
+    Some(sandbox)
+}
+
+#[test]
+fn bind_mounts_lend_files_and_take_back_what_is_written() {
+    let Some(s) = with_base(
+        "FROM base AS other\nRUN mkdir /o && echo other > /o/f\nFROM base\n\
+         RUN --mount=target=/src --mount=from=other,source=/o,target=/from,rw cat /src/a /from/f > /seen && echo x > /from/g && ! echo x > /src/b\n\
+         RUN --mount=type=bind,from=other,source=/o/f,target=/one cat /one > /two\n",
+    ) else {
+        return;
+    };
+    s.file("a", "context\n");
+    let out = s.export(&[]);
+    assert_eq!(text(out.join("seen")), "context\nother\n");
+    assert_eq!(text(out.join("two")), "other\n");
+    assert_eq!(names(&out), ["bin", "seen", "two"], "no mount point stays");
+    assert!(!s.ctx().join("b").exists());
+}
+
+#[test]
+fn cache_mounts_outlive_builds_and_stay_out_of_the_image() {
+    let Some(s) =
+        with_base("ARG N\nRUN --mount=type=cache,target=/cache,id=c echo $N >> /cache/log; cp /cache/log /copy\n")
+    else {
+        return;
+    };
+    s.export(&["--build-arg", "N=1"]);
+    let out = s.export(&["--build-arg", "N=2"]);
+    assert_eq!(text(out.join("copy")), "1\n2\n");
+    assert_eq!(names(&out), ["bin", "copy"]);
+}
+
+#[test]
+fn locked_caches_are_used_one_after_the_other() {
+    let steps: String = (0..4)
+        .map(|i| {
+            format!(
+                "FROM base AS s{i}\nRUN --mount=type=cache,target=/c,id=locked,sharing=locked mkdir /c/held && sleep 0.1 && rmdir /c/held && echo {i} > /r{i}\n"
+            )
+        })
+        .collect();
+    let copies: String = (0..4).map(|i| format!("COPY --from=s{i} /r{i} /\n")).collect();
+    let Some(s) = with_base(&format!("{steps}FROM scratch\n{copies}")) else { return };
+    assert_eq!(names(s.export(&["--jobs", "4"])).len(), 4);
+}
+
+#[test]
+fn tmpfs_mounts_are_gone_after_the_step() {
+    let Some(s) = with_base(
+        "RUN --mount=type=tmpfs,target=/t echo x > /t/f && mount | grep -q ' /t ' && cp /t/f /kept\nRUN ! test -e /t\n",
+    ) else {
+        return;
+    };
+    assert_eq!(names(s.export(&[])), ["bin", "kept"]);
+}
+
+#[test]
+fn secrets_are_files_and_variables_for_one_step() {
+    let Some(mut s) = with_base(
+        "RUN --mount=type=secret,id=token wc -c < /run/secrets/token > /size && stat -c %a /run/secrets/token > /mode\n\
+         RUN --mount=type=secret,id=token,target=/etc/tok,mode=0444,uid=5 stat -c %a:%u /etc/tok > /mode2\n\
+         RUN --mount=type=secret,id=var,env=VAR test ${#VAR} = 21 && printf %s \"$VAR\" | sha256sum > /sum\n\
+         RUN --mount=type=secret,id=absent test ! -e /run/secrets/absent\nRUN test ! -e /run/secrets/token\n",
+    ) else {
+        return;
+    };
+    s.env("VARIABLE", "value-of-the-variable");
+    let secrets = ["--secret", "id=token,src=token", "--secret", "id=var,env=VARIABLE"];
+    let out = s.export(&secrets);
+    assert_eq!(text(out.join("size")).trim(), TOKEN.len().to_string());
+    assert_eq!((text(out.join("mode")).trim(), text(out.join("mode2")).trim()), ("400", "444:5"));
+    assert_eq!(names(&out), ["bin", "mode", "mode2", "size", "sum"]);
+    // The value is in no key: another one does not run the steps again.
+    std::fs::write(s.path("token"), "another-value-of-the-secret").unwrap();
+    assert_eq!(s.build(&secrets).ok().executed(), [""; 0]);
+}
+
+#[test]
+fn a_required_secret_that_is_not_given_is_named() {
+    let Some(s) = with_base("RUN --mount=type=secret,id=npmrc,required true\n") else { return };
+    s.build(&[]).fails(1).says(&["npmrc", "Dockerfile:4"]);
+    s.build(&["--secret", "id=npmrc,src=nowhere"]).fails(1).says(&["nowhere"]);
+}
+
+#[test]
+fn a_secret_in_the_result_fails_the_build_and_leaves_no_image() {
+    for (what, leak) in [
+        ("plain", "cat /run/secrets/token > /leak"),
+        ("inside", "(echo before; cat /run/secrets/token; echo after) > /leak"),
+        ("base64", "base64 < /run/secrets/token > /leak"),
+        ("deleted later", "cat /run/secrets/token > /leak\nRUN rm /leak"),
+    ] {
+        let Some(s) = with_base(&format!("RUN --mount=type=secret,id=token {leak}\n")) else { return };
+        let run =
+            s.build(&["--secret", "id=token,src=token", "-t", "leaky"]).fails(4).says(&["token", "leak"]).hides(TOKEN);
+        assert!(
+            run.stderr.contains("Dockerfile") || run.stderr.contains("RUN"),
+            "{what}: it says where: {}",
+            run.stderr
+        );
+        assert!(!s.kiln(&["images"]).ok().stdout.contains("leaky"), "{what}: no image was made");
+        s.build(&["--secret", "id=token,src=token", "-o", "type=oci,dest=leaky.tar"]).fails(4);
+        assert!(!s.path("leaky.tar").exists(), "{what}: no archive was made");
+        s.build(&["--secret", "id=token,src=token", "-t", "leaky", "--leaks=warn"]).ok().hides(TOKEN);
+    }
+}
+
+#[test]
+fn build_args_with_secrets_are_found_in_history_and_env() {
+    let Some(s) = with_base("ARG TOKEN\nENV SAVED=$TOKEN\n") else { return };
+    let arg = format!("TOKEN={TOKEN}");
+    s.build(&["--secret", "id=token,src=token", "--build-arg", &arg]).fails(4).hides(TOKEN);
+}
+
+#[test]
+fn the_stage_that_saw_the_secret_may_keep_it_if_it_is_left_behind() {
+    let Some(s) = with_base(
+        "FROM base AS fetch\nRUN --mount=type=secret,id=token cat /run/secrets/token > /copy && echo product > /out\n\
+         FROM scratch\nCOPY --from=fetch /out /out\n",
+    ) else {
+        return;
+    };
+    let secret = ["--secret", "id=token,src=token"];
+    assert_eq!(names(s.export(&secret)), ["out"]);
+    s.build(&[&secret[..], &["--target", "fetch"]].concat()).fails(4).says(&["/copy"]).hides(TOKEN);
+}
+
+#[test]
+fn what_a_step_prints_of_a_secret_is_hidden() {
+    let Some(s) = with_base("RUN --mount=type=secret,id=token cat /run/secrets/token; exit 3\n") else { return };
+    s.build(&["--secret", "id=token,src=token"]).fails(1).says(&["exit code: 3"]).hides(TOKEN);
+    s.kiln(&["logs"]).ok().hides(TOKEN);
+}
+
+#[test]
+fn the_agent_is_reached_through_an_ssh_mount() {
+    if !has_tool("ssh-agent") {
+        return;
+    }
+    let Some(s) = with_base(
+        "RUN --mount=type=ssh test -S $SSH_AUTH_SOCK && echo $SSH_AUTH_SOCK > /path\nRUN test -z \"$SSH_AUTH_SOCK\"\n",
+    ) else {
+        return;
+    };
+    let socket = s.path("agent");
+    let mut agent = std::process::Command::new("ssh-agent")
+        .arg("-D")
+        .arg("-a")
+        .arg(&socket)
+        .stdout(std::process::Stdio::null())
+        .spawn()
+        .unwrap();
+    while !socket.exists() {
+        assert!(agent.try_wait().unwrap().is_none(), "the agent ended");
+        std::thread::yield_now();
+    }
+    let out = s.build(&["--ssh", &format!("default={}", socket.display()), "-o", "out"]);
+    agent.kill().unwrap();
+    agent.wait().unwrap();
+    out.ok();
+    assert_eq!(names(s.path("out")), ["bin", "path"]);
+    s.file("Dockerfile", format!("{BASE}RUN --mount=type=ssh,required true\n"));
+    s.build(&[]).fails(1).says(&["ssh"]);
+}
