@@ -106,7 +106,8 @@ impl Engine {
     fn select_remote(&self, name: &Reference, mut found: Resolved, platform: &Platform) -> Result<KnownImage> {
         if let ManifestKind::Index(index) = &found.kind {
             let entry = index.select(platform).ok_or_else(|| {
-                let available: Vec<String> = index.manifests.iter().filter_map(|m| m.platform.as_ref()).map(ToString::to_string).collect();
+                let available: Vec<String> =
+                    index.manifests.iter().filter_map(|m| m.platform.as_ref()).map(ToString::to_string).collect();
                 Error::request(format!("{name} has no image for {platform}: it has {}", available.join(", ")))
             })?;
             found = self.registry.manifest(name, entry)?;
@@ -244,9 +245,17 @@ impl Engine {
         self.push_target(name, target, by_digest, origin.as_ref(), step)
     }
 
-    fn push_target(&self, name: &Reference, target: &Descriptor, by_digest: bool, origin: Option<&Reference>, step: &Step) -> Result<()> {
+    fn push_target(
+        &self,
+        name: &Reference,
+        target: &Descriptor,
+        by_digest: bool,
+        origin: Option<&Reference>,
+        step: &Step,
+    ) -> Result<()> {
         let bytes = self.manifest_bytes(target, origin)?;
-        let kind = kiln_oci::parse_manifest(&bytes, Some(&target.media_type)).map_err(|e| Error::request(e.to_string()))?;
+        let kind =
+            kiln_oci::parse_manifest(&bytes, Some(&target.media_type)).map_err(|e| Error::request(e.to_string()))?;
         match kind {
             ManifestKind::Manifest(manifest) => self.push_blobs(name, &manifest, origin, step)?,
             ManifestKind::Index(index) => {

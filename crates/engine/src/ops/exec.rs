@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use kiln_executor::{Exit, Limits, Network, ProcessSpec, Security, Stdio, Ulimit, User};
 use kiln_graph::{ExecOp, NetworkMode, SecurityMode, Vertex};
-use kiln_rootfs::{Root, ids};
+use kiln_rootfs::{Root, Target, ids};
 use kiln_store::Snapshot;
 
 use super::mounts::Mounts;
@@ -29,6 +29,11 @@ pub fn run(job: &Job, vertex: &Vertex, op: &ExecOp, inputs: &[Value], step: &Ste
     }
     let base = root_input(op, inputs)?;
     let draft = job.engine.store.layers().draft()?;
+    if !base.0.is_empty() {
+        // The layer's own directory stands for `/`: it has the base's owner, mode and time.
+        let upper = Root::open(draft.fs())?.with_ownership(job.engine.ownership);
+        Target::over(upper, job.engine.views.stack(&base)?).adopt_root()?;
+    }
     let root = job.engine.views.writable(&base, draft.fs(), draft.work())?;
     let mounts = Mounts::prepare(job, op, inputs, step)?;
     let output = Output::new(job, step)?;

@@ -32,6 +32,8 @@ pub fn apply(job: &Job, _vertex: &Vertex, op: &FileOp, inputs: &[Value]) -> Resu
         true => Target::scratch(upper),
         false => Target::over(upper, job.engine.views.stack(&base)?),
     };
+    // The layer's own directory stands for `/`: it has the base's owner, mode and time.
+    target.adopt_root()?;
     let work = Work { job, inputs, target, base: &base, draft: &draft };
     for (index, action) in op.actions.iter().enumerate() {
         let follows = matches!(action.input, ActionInput::Action(n) if n + 1 == index);
@@ -113,12 +115,12 @@ impl Work<'_> {
             None => Source::Stack(&stack),
         };
         if !action.attempt_unpack {
-            return self.copy_one(action, source, &action.src, context.is_none());
+            return self.copy_one(action, source, Path::new(&action.src), (action.allow_wildcard, context.is_none()));
         }
         for path in self.matches(action, source)? {
             match archive(&stack, &path)? {
                 Some(reader) => self.unpack(action, reader)?,
-                None => self.copy_one(action, source, &path.to_string_lossy(), context.is_none())?,
+                None => self.copy_one(action, source, &path, (false, context.is_none()))?,
             }
         }
         Ok(())
@@ -136,14 +138,20 @@ impl Work<'_> {
         Ok(kiln_rootfs::matches(source, &select)?)
     }
 
-    fn copy_one(&self, action: &CopyAction, source: Source<'_>, src: &str, may_link: bool) -> Result<()> {
+    fn copy_one(
+        &self,
+        action: &CopyAction,
+        source: Source<'_>,
+        src: &Path,
+        (wildcard, may_link): (bool, bool),
+    ) -> Result<()> {
         let patterns = Patterns::new(&action.include_patterns, &action.exclude_patterns)?;
         let filter = |path: &Path, dir: bool| patterns.filter(path, dir);
         let epoch = action.timestamp.map(|secs| Mtime::Set((secs, 0)));
         let request = CopyRequest {
             select: kiln_rootfs::Selector {
-                sources: vec![PathBuf::from(src)],
-                wildcard: action.allow_wildcard,
+                sources: vec![src.to_owned()],
+                wildcard,
                 allow_empty: action.allow_empty_wildcard,
                 no_follow: !action.follow_symlink,
                 filter: if patterns.is_empty() { None } else { Some(&filter) },
