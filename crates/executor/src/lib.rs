@@ -28,6 +28,7 @@ mod executor;
 mod helper;
 mod net;
 mod oom;
+mod owner;
 mod plan;
 mod preflight;
 mod pretend;

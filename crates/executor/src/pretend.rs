@@ -2,13 +2,14 @@
 //!
 //! Without subordinate ids kiln's user namespace knows one id, 0. Package managers nevertheless give files to other users
 //! (`chown`) and drop privileges (`setuid`, `setgroups`); the kernel would refuse and the build would end. As
-//! fakeroot does, such calls are answered with success and have no effect. The filter passes only calls that name an id
-//! other than 0, so nothing that the kernel could do is taken from it. What was pretended is counted and reported:
-//! the files stay owned by 0.
+//! fakeroot does, such calls are answered with success. The owner of a regular file or directory is written down at the file
+//! (see `owner`), so that the layer has it; a process that asks sees the files as root's. Changes of a process's own
+//! ids have no effect. The filter passes only calls that the kernel could not do. All is counted and reported.
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 
+use crate::owner::{self, Chown};
 use crate::seccomp;
 use crate::sys;
 use crate::wire::{Decoder, Encoder, Malformed};
@@ -16,11 +17,15 @@ use crate::wire::{Decoder, Encoder, Malformed};
 /// What a process was told had worked although it could not.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Pretended {
-    /// Changes of a file's owner or group.
+    /// Changes of a file's owner or group that had no effect: of links, devices and the like, or where the file
+    /// system takes no `user.*` attributes.
     pub chown: u64,
+    /// Changes of a file's owner or group that were recorded in `user.kiln.stat`.
+    pub recorded: u64,
     /// Changes of the process's own users and groups.
     pub identity: u64,
-    /// The process was to run as another user than 0, and ran as 0 without capabilities.
+    /// The process was to run as another user than 0: it ran as that user in a user namespace of its own, but the files
+    /// that it made are root's.
     pub user: bool,
 }
 
@@ -31,11 +36,11 @@ impl Pretended {
     }
 
     pub(crate) fn encode(self, e: &mut Encoder) {
-        e.u64(self.chown).u64(self.identity).bool(self.user);
+        e.u64(self.chown).u64(self.recorded).u64(self.identity).bool(self.user);
     }
 
     pub(crate) fn decode(d: &mut Decoder<'_>) -> Result<Pretended, Malformed> {
-        Ok(Pretended { chown: d.u64()?, identity: d.u64()?, user: d.bool()? })
+        Ok(Pretended { chown: d.u64()?, recorded: d.u64()?, identity: d.u64()?, user: d.bool()? })
     }
 }
 
@@ -82,16 +87,23 @@ impl Pretender {
         if ret < 0 {
             return; // the caller died meanwhile
         }
-        if seccomp::changes_file_owner(call.data.arch, call.data.nr as u32) {
-            self.counts.chown += 1;
-        } else {
-            self.counts.identity += 1;
-        }
+        let name = seccomp::name_of(call.data.arch, call.data.nr as u32).unwrap_or_default();
+        let chown = Chown::from_call(name, call.data.args).map(|chown| chown.carry_out(call.pid as i32));
         let mut reply = libc::seccomp_notif_resp { id: call.id, val: 0, error: 0, flags: 0 };
+        match chown {
+            None => self.counts.identity += 1,
+            Some(owner::Answer::Recorded) => self.counts.recorded += 1,
+            Some(owner::Answer::Pretend) => self.counts.chown += 1,
+            Some(owner::Answer::Error(errno)) => reply.error = -errno,
+            Some(owner::Answer::Kernel) => reply.flags = CONTINUE,
+        }
         // SAFETY: as above. A failure means that the caller died meanwhile.
         let _ = unsafe { libc::ioctl(listener, libc::SECCOMP_IOCTL_NOTIF_SEND as _, &raw mut reply) };
     }
 }
+
+/// `SECCOMP_USER_NOTIF_FLAG_CONTINUE`.
+const CONTINUE: u32 = 1;
 
 /// Whether a listener can be made at all is only known by trying; this names the error that says no.
 pub(crate) fn cannot_listen(error: &io::Error) -> bool {

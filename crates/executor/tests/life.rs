@@ -1,5 +1,7 @@
 //! How containers end: by themselves, cancelled, with kiln, with the helper; many at once; under limits.
 
+#![allow(clippy::unwrap_used, reason = "tests")]
+
 mod common;
 
 use std::fs;

@@ -3,6 +3,8 @@
 //! The test process (root) starts this binary again as another user; the part before `main` then plays a role, while
 //! there is one thread, as kiln's own `main` does.
 
+#![allow(clippy::unwrap_used, reason = "tests")]
+
 mod common;
 
 use std::fs;
@@ -90,11 +92,23 @@ fn view(executor: &Executor, root: &Path) {
 
 /// What apt, dpkg and adduser do with ids.
 fn apt(executor: &Executor, root: &Path) {
-    let text = "touch /f; mkdir -p /d; ln -sf f /l; chown 42:43 /f; chown -R 100 /d; chgrp 8 /f; chown -h 5 /l; chown 0:0 /f; \
-                stat -c %u:%g /f; su nobody -s /bin/sh -c 'id -u'";
+    let text = "touch /f /g /h; mkdir -p /d/e; ln -sf ../f /d/l; chown 42:43 /f; chown -R 100:101 /d; chgrp 8 /f; chown -h 5 /d/l; \
+                cd /d; chown 77 e/../../g l; chown 5:5 /h; chown 0:0 /h; chown 1 /missing 2>/dev/null && echo WRONG; \
+                chown 1 /bin/missing 2>&1 | grep -c 'No such file'; stat -c %u:%g /f; su nobody -s /bin/sh -c 'id -u'";
     let exit = go(executor, script(root, text));
     assert!(exit.success(), "{exit:?}");
     println!("pretended {:?}", exit.pretended);
+    let owner = |path: &str| {
+        let mut value = [0; 64];
+        let n = rustix::fs::getxattr(root.join(path), "user.kiln.stat", &mut value).unwrap_or(0);
+        String::from_utf8_lossy(&value[..n]).into_owned()
+    };
+    // busybox gives the owner that it saw (root) with a new group, and the other way round; coreutils gives "keep".
+    for (path, expected) in
+        [("f", "77:0:100644"), ("d", "100:101:40755"), ("d/e", "100:101:40755"), ("g", "77:0:100644"), ("h", "")]
+    {
+        assert_eq!(owner(path), expected, "{path}");
+    }
     let mut s = script(
         root,
         "echo as $(id -u):$(id -g); grep -E 'CapEff|CapBnd' /proc/self/status; touch /tmp/mine; chown 1000:1000 /tmp/mine; rm /tmp/mine",
@@ -106,7 +120,7 @@ fn apt(executor: &Executor, root: &Path) {
     let start = std::time::Instant::now();
     let text = "mkdir /many; cd /many; for i in $(seq 2000); do : > f$i; done; chown -R 33:33 /many; rm -r /many";
     let exit = go(executor, script(root, text));
-    assert!(exit.success() && exit.pretended.chown == 2001, "{exit:?}");
+    assert!(exit.success() && exit.pretended.recorded == 2001, "{exit:?}");
     eprintln!("2001 pretended chowns with their files in {:?}", start.elapsed());
 }
 
@@ -144,6 +158,11 @@ struct Played {
 
 /// Plays a role as nobody; with `subids`, nobody has subordinate ids in a private view of /etc.
 fn as_nobody(role: &str, subids: bool) -> Played {
+    as_nobody_with(role, subids, false)
+}
+
+/// With `hidden`, a part of /proc is covered, as inside of a Docker container.
+fn as_nobody_with(role: &str, subids: bool, hidden: bool) -> Played {
     let dir = tempfile::tempdir().unwrap();
     fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o755)).unwrap();
     let root = dir.path().join("root");
@@ -171,6 +190,16 @@ fn as_nobody(role: &str, subids: bool) -> Played {
             check(libc::mount(none, c"/".as_ptr(), none, libc::MS_REC | libc::MS_PRIVATE, none.cast()))?;
             for file in [c"/etc/subuid", c"/etc/subgid"] {
                 check(libc::mount(subid.as_ptr(), file.as_ptr(), none, libc::MS_BIND, none.cast()))?;
+            }
+            if hidden {
+                check(libc::mount(
+                    c"/dev/null".as_ptr(),
+                    c"/proc/interrupts".as_ptr(),
+                    none,
+                    libc::MS_BIND,
+                    none.cast(),
+                ))?;
+                check(libc::mount(c"x".as_ptr(), c"/proc/fs".as_ptr(), c"tmpfs".as_ptr(), 0, none.cast()))?;
             }
             check(libc::setgroups(0, std::ptr::null()))?;
             check(libc::setresgid(NOBODY, NOBODY, NOBODY))?;
@@ -227,8 +256,26 @@ fn a_single_id_sees_the_same_container() {
     }
     let played = as_nobody("view", false);
     expect(&played, &["identity SingleId", "uid=0(root) gid=0(root)", "pid 1\n", "0:0\n", "1:3\n1:3\n", "Seccomp:\t2"]);
-    expect(&played, &["CapEff:\t00000000a80425fb", "127.0.0.1 localhost"]);
+    expect(
+        &played,
+        &[
+            "CapEff:\t00000000a80425fb\nCapBnd:\t00000000a80425fb\nCapAmb:\t0000000000000000\n0\n",
+            "127.0.0.1 localhost",
+        ],
+    );
     assert!(!played.out.contains("WRITTEN"), "{}", played.out);
+}
+
+#[test]
+fn where_proc_is_partly_hidden_that_view_is_used() {
+    if cannot_play() {
+        return;
+    }
+    let played = as_nobody_with("view", false, true);
+    expect(&played, &["identity SingleId", "uid=0(root) gid=0(root)", "1:3\n1:3\n", "Seccomp:\t2"]);
+    assert!(!played.out.contains("WRITTEN"), "{}", played.out);
+    let played = as_nobody_with("preflight", false, true);
+    expect(&played, &["Limited /proc: parts of /proc are hidden"]);
 }
 
 #[test]
@@ -247,7 +294,7 @@ fn with_a_single_id_changes_of_owner_are_pretended() {
         ],
     );
     let counted = played.out.lines().find(|l| l.starts_with("pretended")).unwrap();
-    assert!(counted.contains("chown: 4,"), "{counted}");
+    assert!(!played.out.contains("WRONG") && counted.contains("chown: 2, recorded: 8, identity: "), "{counted}");
 }
 
 #[test]

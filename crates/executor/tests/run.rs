@@ -1,5 +1,7 @@
 //! Containers as a build uses them: what a process sees, gets and may do.
 
+#![allow(clippy::unwrap_used, reason = "tests")]
+
 mod common;
 
 use std::fs;
@@ -397,6 +399,10 @@ fn read_only_roots_and_overlays() {
     let before = snapshot(lower.path());
     assert_eq!(run(s).ok(), "y\n");
     assert_eq!(snapshot(lower.path()), before);
+    let mut s = script(lower.path(), "mkdir /x 2>&1; echo /proc/*/root | head -c 12");
+    s.readonly = true;
+    let out = run(s).out;
+    assert!(out.contains("Read-only"), "{out}");
     let top = tempfile::tempdir().unwrap();
     let (upper, work) = (top.path().join("upper"), top.path().join("work"));
     fs::create_dir(&upper).unwrap();

@@ -134,7 +134,8 @@ fn set_ids(request: &Request) -> Result<(), StartError> {
 }
 
 fn filter(request: &Request, capabilities: u64, status: Option<&OwnedFd>) -> io::Result<()> {
-    let Some(status) = status.filter(|_| request.pretend) else {
+    // Another user than root may not change owners anywhere: there is nothing to pretend.
+    let Some(status) = status.filter(|_| request.pretend && request.user.uid == 0) else {
         return seccomp::install(seccomp::cached(capabilities, Pretend::Off), false).map(drop);
     };
     match seccomp::install(seccomp::cached(capabilities, Pretend::Notify), true) {
@@ -184,7 +185,7 @@ fn set_capabilities(set: u64) -> io::Result<()> {
 /// Builds the filter before the fork, so that all containers of a helper share the work.
 pub fn prepare(request: &Request) {
     if request.security == Security::Sandbox {
-        let pretend = if request.pretend { Pretend::Notify } else { Pretend::Off };
+        let pretend = if request.pretend && request.user.uid == 0 { Pretend::Notify } else { Pretend::Off };
         seccomp::cached(DOCKER_CAPABILITIES, pretend);
     }
 }

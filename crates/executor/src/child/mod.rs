@@ -32,6 +32,7 @@ use crate::wire;
 #[cfg(test)]
 pub(crate) use identity::DOCKER_CAPABILITIES;
 pub(crate) use identity::prepare;
+pub(crate) use mounts::open_at;
 
 /// Becomes the container's process. Returns only if that failed.
 pub(crate) fn run(request: &Request, fds: &FdTable, status: &OwnedFd) -> Result<Infallible, StartError> {

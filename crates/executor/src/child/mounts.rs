@@ -37,10 +37,9 @@ pub fn open_in_root(root: BorrowedFd<'_>, path: &Path) -> rustix::io::Result<Own
     open_at(root, relative(path), OFlags::PATH, ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS)
 }
 
-/// A place below a directory, on the same mount, with no link on the way.
+/// A place below a directory, with no link on the way.
 pub fn open_exactly(dir: BorrowedFd<'_>, path: &str) -> rustix::io::Result<OwnedFd> {
-    let resolve =
-        ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS | ResolveFlags::NO_XDEV;
+    let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
     open_at(dir, Path::new(path), OFlags::PATH | OFlags::NOFOLLOW, resolve)
 }
 

@@ -61,6 +61,9 @@ pub fn build(request: &Request, container: &Container, fds: &FdTable, own_cgroup
     // Over our own "/": needs no directory anywhere, and pivot_root below swaps the two.
     rustix::mount::move_mount(root, "", CWD, "/", MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)
         .map_err(|e| StartError::mount(at, "attach the root")(e.into()))?;
+    let readonly = container.readonly.then(|| readonly_copy(root)).transpose();
+    let readonly = readonly.map_err(StartError::mount(at, "make it read-only"))?;
+    let root = readonly.as_ref().map_or(root, AsFd::as_fd);
     let mut view =
         View { root, masked: request.security == Security::Sandbox, userns: request.userns, empty: None, null: None };
     let dev = view.dev(container)?;
@@ -69,10 +72,15 @@ pub fn build(request: &Request, container: &Container, fds: &FdTable, own_cgroup
     for mount in &container.mounts {
         view.mount(mount, fds, dev.as_fd())?;
     }
-    if container.readonly {
-        sys::mount_setattr(root, MOUNT_ATTR_RDONLY, false).map_err(StartError::mount(at, "make it read-only"))?;
-    }
     pivot(root).map_err(StartError::mount(at, "change the root"))
+}
+
+/// A read-only mount over the root. The root's own mount stays writable, as kiln removes mount points through it.
+fn readonly_copy(root: BorrowedFd<'_>) -> io::Result<OwnedFd> {
+    let copy = copy_of(root, false)?;
+    sys::mount_setattr(copy.as_fd(), MOUNT_ATTR_RDONLY, false)?;
+    attach(copy.as_fd(), root)?;
+    Ok(copy)
 }
 
 fn pivot(root: BorrowedFd<'_>) -> io::Result<()> {
@@ -118,10 +126,7 @@ impl View<'_> {
             rustix::fs::symlinkat(*target, &dev, *name)
                 .map_err(|e| StartError::mount(&at.join(name), "make the link")(e.into()))?;
         }
-        let null = open_exactly(dev.as_fd(), "null").or_else(|_| {
-            // A bound node is another mount.
-            open_at(dev.as_fd(), Path::new("null"), OFlags::PATH | OFlags::NOFOLLOW, ResolveFlags::BENEATH)
-        });
+        let null = open_exactly(dev.as_fd(), "null");
         self.null = Some(null.map_err(|e| StartError::mount(&at.join("null"), "open")(e.into()))?);
         let shm = format!("{}", container.shm_size);
         let shm = new_fs("tmpfs", &[("mode", "1777"), ("size", &shm)], NOSUID | NODEV | NOEXEC);

@@ -46,7 +46,7 @@ const fn offset_arg(index: u32) -> u32 {
 pub enum Pretend {
     /// Nothing special: the kernel answers.
     Off,
-    /// Ask the helper, which counts and says success.
+    /// Ask the helper, which records owners, counts, and says success.
     Notify,
     /// Say success (kernels before 5.0, or where a listener exists already).
     Silent,
@@ -134,7 +134,10 @@ fn actions(column: usize, capabilities: u64, pretend: Pretend) -> BTreeMap<u32, 
         Pretend::Silent => errno(0),
     };
     for (name, first, count) in profile::TAKES_IDS {
-        set(name, Action::Ids(*first, *count, answer));
+        let ids = Action::Ids(*first, *count, answer);
+        // With a helper that records owners, back to root is news, too.
+        let all = pretend == Pretend::Notify && name.contains("chown");
+        set(name, if all { Action::Return(answer) } else { ids });
     }
     for name in profile::SETS_GROUPS {
         set(name, Action::Return(answer));
@@ -233,11 +236,10 @@ fn emit(action: Action, out: &mut Vec<sock_filter>) {
     }
 }
 
-/// Whether a call that was passed to the helper changes a file's owner (otherwise the process's own ids).
-pub fn changes_file_owner(arch: u32, nr: u32) -> bool {
-    let Some((_, column)) = MACHINES.iter().find(|(a, _)| *a == arch) else { return false };
-    let chown = |name: &str| name.contains("chown");
-    table::TABLE.iter().any(|(name, numbers)| numbers[*column] == nr as i32 && chown(name))
+/// The name of a call that was passed to the helper.
+pub fn name_of(arch: u32, nr: u32) -> Option<&'static str> {
+    let (_, column) = MACHINES.iter().find(|(a, _)| *a == arch)?;
+    table::TABLE.iter().find(|(_, numbers)| numbers[*column] == nr as i32).map(|(name, _)| *name)
 }
 
 /// Installs a program for this process. Needs CAP_SYS_ADMIN in its user namespace, or `no_new_privs`. With `listen`,
