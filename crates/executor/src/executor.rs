@@ -10,7 +10,7 @@ use rustix::fs::{Mode, OFlags};
 use rustix::mount::OpenTreeFlags;
 
 use crate::cancel::CancelToken;
-use crate::cgroup::{self, CgroupMode, Cgroups, Group};
+use crate::cgroup::{self, CgroupMode, Cgroups, Entrances, Group};
 use crate::error::{Error, Result, StartError};
 use crate::helper::{MARKER, answer};
 use crate::oom;
@@ -98,6 +98,7 @@ pub struct Started {
     pub pidfd: OwnedFd,
     /// The controlling side of its terminal, if it was to have one.
     pub terminal: Option<OwnedFd>,
+    entrances: Entrances,
 }
 
 impl Started {
@@ -137,8 +138,10 @@ impl Executor {
             return Err(Error::Cancelled);
         }
         let group = self.group(&spec)?;
-        let (prepared, stubs) = self.prepare(spec, &group);
-        let result = prepared.and_then(|(request, fds)| self.execute(&request, &fds, on_started, cancel));
+        let entrances = group.as_ref().map(Group::entrances).unwrap_or_default();
+        let (prepared, stubs) = self.prepare(spec, &entrances);
+        let on_started = |started| on_started(Started { entrances, ..started });
+        let result = prepared.and_then(|(request, fds)| self.execute(&request, fds, on_started, cancel));
         let stubs_removed = stubs.map(Stubs::remove).unwrap_or_default();
         let mut exit = result?;
         exit.stubs_removed = stubs_removed;
@@ -161,7 +164,7 @@ impl Executor {
         let mut fds = FdList::default();
         let pidfd = container.pidfd.try_clone().map_err(Error::helper("duplicate a descriptor for"))?;
         let identity = rootless::ids();
-        let request = Request {
+        let mut request = Request {
             target: Target::Existing(fds.push(pidfd)),
             args: spec.args,
             env: spec.env,
@@ -175,7 +178,8 @@ impl Executor {
             user: spec.user,
             ..Request::default()
         };
-        self.execute(&request, &fds, on_started, cancel)
+        container.entrances.add_to(&mut request, &mut fds)?;
+        self.execute(&request, fds, on_started, cancel)
     }
 
     fn group(&self, spec: &ProcessSpec) -> Result<Option<Group>> {
@@ -186,7 +190,7 @@ impl Executor {
     }
 
     /// The request, its descriptors, and (also after a failure) the mount points to remove.
-    fn prepare(&self, spec: ProcessSpec, group: &Option<Group>) -> (Result<(Request, FdList)>, Option<Stubs>) {
+    fn prepare(&self, spec: ProcessSpec, entrances: &Entrances) -> (Result<(Request, FdList)>, Option<Stubs>) {
         let mut spec = spec;
         let mut fds = FdList::default();
         let Ok(root) = rustix::io::fcntl_dupfd_cloexec(&spec.root, 3) else {
@@ -215,7 +219,7 @@ impl Executor {
             readonly: spec.readonly,
             cgroup_view: cgroup::unified_only(),
         };
-        let request = Request {
+        let mut request = Request {
             args: spec.args,
             env: spec.env,
             cwd: spec.cwd,
@@ -230,22 +234,21 @@ impl Executor {
             cgroup1: Vec::new(),
             target: Target::New(container),
         };
-        let request = match group {
-            Some(group) => group.add_to(request, &mut fds),
-            None => Ok(request),
-        };
-        (request.map(|request| (request, fds)), Some(stubs))
+        let added = entrances.add_to(&mut request, &mut fds);
+        (added.map(|()| (request, fds)), Some(stubs))
     }
 
     /// Sends the request and follows the container until it is gone.
     fn execute(
         &self,
         request: &Request,
-        fds: &FdList,
+        fds: FdList,
         on_started: impl FnOnce(Started),
         cancel: &CancelToken,
     ) -> Result<Exit> {
-        let socket = Arc::new(self.send(request, fds)?);
+        let socket = Arc::new(self.send(request, &fds)?);
+        // From now on only the container has the other ends of its streams.
+        drop(fds);
         let to_kill = socket.clone();
         let _kill_on_cancel = cancel.on_cancel(move || drop(wire::send(to_kill.as_fd(), b"k", &[])));
         let mut on_started = Some(on_started);
@@ -258,7 +261,11 @@ impl Executor {
                         on_started(started);
                     }
                 }
-                Answer::Failed(error) => break Err(error.into()),
+                Answer::Failed(error) => {
+                    // Its process goes, and with it the mounts; the end of the socket says that it is gone.
+                    while matches!(wire::recv(socket.as_fd(), true), Ok(Some(_))) {}
+                    break Err(error.into());
+                }
                 Answer::Exited(exit) => break Ok(exit),
             }
         };
@@ -336,7 +343,7 @@ fn understand(packet: wire::Packet) -> Result<Answer> {
         answer::STARTED => {
             let pid = d.i32().map_err(malformed)?;
             let pidfd = fds.next().ok_or_else(|| malformed(wire::Malformed))?;
-            Ok(Answer::Started(Started { pid, pidfd, terminal: fds.next() }))
+            Ok(Answer::Started(Started { pid, pidfd, terminal: fds.next(), entrances: Entrances::default() }))
         }
         answer::FAILED => StartError::decode(&mut d).map(Answer::Failed).map_err(malformed),
         answer::EXITED => exited(&mut d).map(Answer::Exited).map_err(malformed),

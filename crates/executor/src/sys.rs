@@ -224,3 +224,39 @@ pub fn poll(fds: &mut [libc::pollfd], timeout_ms: Option<i32>) -> io::Result<usi
 pub fn poll_in(fd: RawFd) -> libc::pollfd {
     libc::pollfd { fd, events: libc::POLLIN, revents: 0 }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::fd::AsFd as _;
+
+    /// Birth in a group of the unified hierarchy; our machines for tests often have no controllers there.
+    #[test]
+    fn a_process_can_be_born_in_a_v2_group() {
+        let top = ["/sys/fs/cgroup/unified", "/sys/fs/cgroup"].map(std::path::Path::new);
+        let Some(top) = top.into_iter().find(|top| top.join("cgroup.controllers").exists()) else {
+            return eprintln!("SKIPPED: no unified hierarchy");
+        };
+        let dir = top.join(format!("kiln-test-{}", std::process::id()));
+        if std::fs::create_dir(&dir).is_err() {
+            return eprintln!("SKIPPED: {} is not writable", top.display());
+        }
+        let group = std::fs::File::open(&dir).unwrap();
+        // SAFETY: the child of this threaded process makes two system calls and nothing else.
+        let Ok(Forked::Parent { pid, pidfd }) = (unsafe {
+            clone3(0, Some(group.as_fd())).inspect(|forked| {
+                if matches!(forked, Forked::Child) {
+                    libc::pause();
+                    libc::_exit(0);
+                }
+            })
+        }) else {
+            panic!("clone3 into a group")
+        };
+        let inside = std::fs::read_to_string(dir.join("cgroup.procs")).unwrap();
+        pidfd_signal(pidfd.as_fd(), libc::SIGKILL).unwrap();
+        assert_eq!(wait_pidfd(pidfd.as_fd(), false).unwrap(), Some(Ended::Signal(libc::SIGKILL)));
+        std::fs::remove_dir(&dir).unwrap();
+        assert_eq!(inside.trim(), pid.to_string());
+    }
+}

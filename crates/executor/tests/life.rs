@@ -97,6 +97,9 @@ fn a_helper_that_dies_is_replaced() {
             inside = started.pid;
             let status = fs::read_to_string(format!("/proc/{inside}/status")).unwrap();
             let helper = status.lines().find_map(|l| l.strip_prefix("PPid:")).unwrap().trim().to_owned();
+            // CVE-2019-5736: whoever gets at the helper's program cannot write to it.
+            let exe = rustix::fs::statvfs(format!("/proc/{helper}/exe")).unwrap();
+            assert!(exe.f_flag.contains(rustix::fs::StatVfsMountFlags::RDONLY), "the helper's binary is read-only");
             assert!(Command::new("kill").args(["-9", &helper]).status().unwrap().success());
         },
         &CancelToken::new(),
@@ -222,6 +225,22 @@ fn run_limited(mut spec: kiln_executor::ProcessSpec) -> Ran {
 }
 
 #[test]
+fn streams_end_with_the_container() {
+    if skip("a container") {
+        return;
+    }
+    let root = busybox_root();
+    let (mut out, end) = std::io::pipe().unwrap();
+    let mut s = script(root.path(), "sleep 1000 & echo done");
+    s.stdout = Stdio::Fd(end.into());
+    let mut text = String::new();
+    // Read to the end while `run` is in progress: kiln itself must not hold the other end.
+    let exit = EXECUTOR.run(s, |_| assert!(out.read_to_string(&mut text).is_ok()), &CancelToken::new()).unwrap();
+    assert!(exit.success());
+    assert_eq!(text, "done\n");
+}
+
+#[test]
 fn another_process_enters_a_container() {
     if skip("a container") {
         return;
@@ -230,6 +249,7 @@ fn another_process_enters_a_container() {
     let (read, write) = std::io::pipe().unwrap();
     let mut s = script(root.path(), "mkdir /tmp/mine; cat; exit 4");
     s.hostname = "inner".into();
+    s.limits.pids = Some(100);
     s.stdin = Stdio::Fd(read.into());
     let (send, receive) = mpsc::channel();
     let runner =
@@ -265,6 +285,9 @@ fn another_process_enters_a_container() {
     assert_eq!(exit.unwrap().code, Some(6), "{text}");
     assert!(text.starts_with("inner\n/etc\n0 3\n4\n") && text.contains("Seccomp:\t2"), "{text}");
     assert_eq!(text.matches("00000000a80425fb").count(), 2, "{text}");
+    let (_, groups) = exec(&["cat", "/proc/self/cgroup", "/proc/1/cgroup"], 0);
+    let kiln: Vec<&str> = groups.lines().filter(|l| l.contains("/kiln-")).collect();
+    assert!(kiln.is_empty() || kiln.len() == 2 && kiln[0] == kiln[1], "the same group: {groups}");
     let (exit, text) = exec(&["id", "-u"], 65534);
     assert!(exit.unwrap().success());
     assert_eq!(text, "65534\n");

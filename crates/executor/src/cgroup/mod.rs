@@ -297,17 +297,9 @@ impl Group {
         }
     }
 
-    /// Adds what makes a process start in this group.
-    pub fn add_to(&self, mut request: Request, fds: &mut FdList) -> Result<Request> {
-        use std::os::unix::fs::OpenOptionsExt as _;
-        for (dir, v2) in &self.dirs {
-            let (path, flags) = if *v2 { (dir.clone(), libc::O_DIRECTORY) } else { (dir.join("cgroup.procs"), 0) };
-            let opened = fs::OpenOptions::new().read(*v2).write(!*v2).custom_flags(flags).open(&path);
-            let file = opened.map_err(|source| Error::Cgroup { action: "open", path, source })?;
-            let index = fds.push(OwnedFd::from(file));
-            if *v2 { request.cgroup2 = Some(index) } else { request.cgroup1.push(index) }
-        }
-        Ok(request)
+    /// How another process gets into this group.
+    pub fn entrances(&self) -> Entrances {
+        Entrances(self.dirs.iter().map(|(dir, v2)| (dir.clone(), *v2)).collect())
     }
 
     /// How many processes of the group the kernel killed for lack of memory.
@@ -321,6 +313,25 @@ impl Group {
 
     pub fn into_not_enforced(mut self) -> Vec<NotEnforced> {
         std::mem::take(&mut self.not_enforced)
+    }
+}
+
+/// The directories of a group, and whether each is of the unified hierarchy.
+#[derive(Debug, Clone, Default)]
+pub struct Entrances(Vec<(PathBuf, bool)>);
+
+impl Entrances {
+    /// Makes the request's process start in this group.
+    pub fn add_to(&self, request: &mut Request, fds: &mut FdList) -> Result<()> {
+        use std::os::unix::fs::OpenOptionsExt as _;
+        for (dir, v2) in &self.0 {
+            let (path, flags) = if *v2 { (dir.clone(), libc::O_DIRECTORY) } else { (dir.join("cgroup.procs"), 0) };
+            let opened = fs::OpenOptions::new().read(*v2).write(!*v2).custom_flags(flags).open(&path);
+            let file = opened.map_err(|source| Error::Cgroup { action: "open", path, source })?;
+            let index = fds.push(OwnedFd::from(file));
+            if *v2 { request.cgroup2 = Some(index) } else { request.cgroup1.push(index) }
+        }
+        Ok(())
     }
 }
 

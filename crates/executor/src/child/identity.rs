@@ -55,6 +55,13 @@ fn apply_with(request: &Request, status: Option<&OwnedFd>) -> Result<(), StartEr
     set_ids(request)?;
     let held = permitted().map_err(StartError::setup("read capabilities"))?;
     set_capabilities(held).map_err(StartError::setup("keep capabilities"))?;
+    if !sandbox {
+        // The filter of the sandbox forbids the calls for keys; without it the keys of kiln's user must be out of reach.
+        const KEYCTL_JOIN_SESSION_KEYRING: libc::c_int = 1;
+        // SAFETY: a null name makes an anonymous keyring. A kernel without keys, or a used up quota, is no obstacle.
+        let _ =
+            unsafe { libc::syscall(libc::SYS_keyctl, KEYCTL_JOIN_SESSION_KEYRING, std::ptr::null::<libc::c_char>()) };
+    }
     if sandbox && seccomp::SUPPORTED {
         filter(request, capabilities, status).map_err(StartError::setup("install the system call filter"))?;
     }
