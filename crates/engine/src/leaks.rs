@@ -31,12 +31,12 @@ impl Leak {
 
     /// One sentence.
     pub fn describe(&self) -> String {
-        let path = self.path.as_deref().map(|p| format!(" in {p}")).unwrap_or_default();
+        let path = self.path.as_deref().map(|p| format!("{p} of ")).unwrap_or_default();
         match &self.kind {
             HitKind::Secret { name, encoding, .. } => {
-                format!("secret {name:?} is{path} of {}, {}", self.place, encoding.describe())
+                format!("secret {name:?} is in {path}{}, {}", self.place, encoding.describe())
             }
-            HitKind::Shape(shape) => format!("{} is{path} of {}", shape.describe(), self.place),
+            HitKind::Shape(shape) => format!("{} is in {path}{}", shape.describe(), self.place),
         }
     }
 
