@@ -297,7 +297,7 @@ mod tests {
             [(85, "92"), (90, "97"), (92, "99"), (93, "101"), (94, "102"), (991, "999"), (992, "1001")]
         {
             let mut records = RecordList::default();
-            records.add(b"path", vec![b'a'; length - 1]);
+            records.add(b"path", vec![b'a'; length - 2]);
             let out = records.encode();
             assert!(out.starts_with(format!("{total} path=a").as_bytes()), "{length}: {}", out[..12].escape_ascii());
             assert_eq!(out.len().to_string(), total);

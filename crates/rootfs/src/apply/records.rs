@@ -205,19 +205,19 @@ mod tests {
 
     #[test]
     fn records_and_their_lengths() {
-        let records = parse(b"11 path=a/b\n21 mtime=1234.5678901\n19 linkpath=\xff\xfe/x\n").expect("records");
+        let records = parse(b"12 path=a/b\n22 mtime=1234.5678901\n17 linkpath=\xff\xfe/x\n").expect("records");
         assert_eq!(records.path.as_deref(), Some(&b"a/b"[..]));
         assert_eq!(records.mtime, Some((1234, 567_890_100)));
         assert_eq!(records.link.as_deref(), Some(&b"\xff\xfe/x"[..]));
         for bad in [
             &b"99 path=a\n"[..],
-            b"9 path=a\n",
+            b"8 path=a\n",
             b"3 \n",
             b"0 path=a\n",
             b"-1 path=a\n",
-            b"10 path=a\n",
+            b"11 path=a\n",
             b"99999999999999999999 a=b\n",
-            b"11 path=a\0b\n",
+            b"12 path=a\0b\n",
             b"7 =ab\n\n",
             b"9 uid=-5\n",
             b"12 size=1e9\n",
