@@ -27,7 +27,7 @@ impl Arena {
             std::fs::create_dir_all(p.join(dir)).unwrap();
         }
         std::fs::write(p.join("outside/secret"), "secret").unwrap();
-        let root = Root::open(&p.join("root")).unwrap();
+        let root = open(&p.join("root"));
         let before = Self::neighbours(p);
         Self { tmp, root, before }
     }
@@ -108,6 +108,9 @@ fn cve_2026_33055_pax_size_zero_hides_nothing() {
 #[test]
 fn cve_2026_33056_a_directory_entry_does_not_chmod_through_a_link() {
     for extracting in [false, true] {
+        if !extracting && skip_unless(is_root(), "directories that hide something below need root") {
+            continue;
+        }
         let arena = Arena::new();
         let items = [symlink("x", &format!("{}/dir", arena.outside())), dir("x/").mode(0o777), file("x/f", "inside")];
         if extracting { arena.extract(&items) } else { arena.apply(&items) }.unwrap();
@@ -202,6 +205,7 @@ fn hard_links_out_of_the_root() {
         &[dir("d"), hardlink("x", "d")],
     ];
     for items in cases {
+        arena.root.remove_all(Path::new("")).unwrap();
         rejected(arena.apply(items));
         rejected(arena.extract(items));
         assert!(!arena.names().contains(&"x".to_owned()));
@@ -430,12 +434,14 @@ fn any_item() -> impl Strategy<Value = Item> {
             .prop_map(|(absolute, parts)| format!("{}{}", if absolute { "/" } else { "" }, parts.join("/")))
     };
     let kind = prop::sample::select(vec![b'0', b'0', b'1', b'1', b'2', b'2', b'2', b'5', b'5', b'6']);
-    (name(), kind, name(), prop::sample::select(vec![0o777, 0o000, 0o4755])).prop_map(|(name, kind, link, mode)| Item {
-        link: link.into_bytes(),
-        data: if kind == b'0' { b"data".to_vec() } else { Vec::new() },
-        mode,
-        ..item(kind, &name)
-    })
+    (name(), kind, name(), prop::sample::select(vec![0o777, if is_root() { 0o000 } else { 0o700 }, 0o4755])).prop_map(
+        |(name, kind, link, mode)| Item {
+            link: link.into_bytes(),
+            data: if kind == b'0' { b"data".to_vec() } else { Vec::new() },
+            mode,
+            ..item(kind, &name)
+        },
+    )
 }
 
 proptest! {

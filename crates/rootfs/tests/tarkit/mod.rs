@@ -8,7 +8,7 @@ use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
-use kiln_rootfs::Root;
+use kiln_rootfs::{Ownership, Root};
 
 pub fn is_root() -> bool {
     rustix::process::geteuid().is_root()
@@ -190,6 +190,7 @@ pub fn xattrs(path: &Path) -> BTreeMap<String, Vec<u8>> {
     names
         .map(|name| String::from_utf8_lossy(name).into_owned())
         .filter(|name| !name.starts_with("security.selinux") && !name.ends_with(".overlay.origin"))
+        .filter(|name| is_root() || name != "user.kiln.stat")
         .filter(|name| !name.ends_with(".overlay.impure") && !name.ends_with(".overlay.uuid"))
         .map(|name| {
             let mut value = vec![0; 65536];
@@ -200,10 +201,16 @@ pub fn xattrs(path: &Path) -> BTreeMap<String, Vec<u8>> {
         .collect()
 }
 
+/// Opens a root; owners that an ordinary user cannot give are recorded.
+pub fn open(path: &Path) -> Root {
+    let ownership = if is_root() { Ownership::Native } else { Ownership::Recorded };
+    Root::open(path).unwrap().with_ownership(ownership)
+}
+
 /// A new directory, opened as a root.
 pub fn fresh() -> (tempfile::TempDir, Root) {
     let tmp = tempfile::tempdir().unwrap();
-    let root = Root::open(tmp.path()).unwrap();
+    let root = open(tmp.path());
     (tmp, root)
 }
 
