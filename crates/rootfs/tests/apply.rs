@@ -1,5 +1,7 @@
 //! What layers and archives become on disk.
 
+#![allow(clippy::unwrap_used)]
+
 mod tarkit;
 
 use std::os::unix::fs::MetadataExt;

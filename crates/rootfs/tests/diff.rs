@@ -1,5 +1,7 @@
 //! What layers are written, and that they mean the same when applied.
 
+#![allow(clippy::unwrap_used)]
+
 mod tarkit;
 
 use std::ffi::OsStr;
