@@ -88,6 +88,11 @@ fn measure(name: &str, executor: &Executor, (count, threads): (usize, usize), ma
     times.sort();
     let at = |q: usize| times[(times.len() - 1) * q / 100].as_secs_f64() * 1e3;
     let per = wall.as_secs_f64() * 1e3 / times.len() as f64;
-    println!("{name:24} median {:.2} ms, 5% {:.2}, 95% {:.2}; {per:.2} ms a container overall", at(50), at(5), at(95));
+    println!(
+        "{name:24} best {:.2} ms, median {:.2}, 95% {:.2}; {per:.2} ms a container overall",
+        at(0),
+        at(50),
+        at(95)
+    );
     Ok(())
 }
