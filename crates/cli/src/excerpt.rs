@@ -30,7 +30,8 @@ fn render(source: &Source, diagnostic: &Diagnostic) -> String {
     if text.len() != source.bytes().len() || text.len() > 1 << 20 {
         return diagnostic.one_line(source);
     }
-    let clamp = |span: kiln_engine::dockerfile::Span| boundary(&text, span.start)..boundary(&text, span.end.max(span.start));
+    let clamp =
+        |span: kiln_engine::dockerfile::Span| boundary(&text, span.start)..boundary(&text, span.end.max(span.start));
     let level = if diagnostic.is_error() { Level::ERROR } else { Level::WARNING };
     let main = AnnotationKind::Primary.span(clamp(diagnostic.span)).label(diagnostic.label.as_str());
     let others = diagnostic.labels.iter().map(|l| AnnotationKind::Context.span(clamp(l.span)).label(l.text.as_str()));

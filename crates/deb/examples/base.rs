@@ -12,6 +12,10 @@ struct Chroot;
 impl Configure for Chroot {
     fn run(&self, root: &Path, step: &Step<'_>) -> Result<Outcome, String> {
         let inner = "mount -t proc proc \"$1/proc\" && mount --rbind /dev \"$1/dev\" && root=$1 && shift && exec chroot \"$root\" \"$@\"";
+        if std::env::var_os("STOP").is_some() {
+            return Err("stopped before configuring".into());
+        }
+        let started = Instant::now();
         let output = Command::new("unshare")
             .args(["--mount", "--pid", "--fork", "sh", "-c", inner, "sh"])
             .arg(root)
@@ -20,11 +24,16 @@ impl Configure for Chroot {
             .envs(step.env.iter().cloned())
             .output()
             .map_err(|error| error.to_string())?;
+        eprintln!("configured in {:?}", started.elapsed());
         let text = [output.stdout, output.stderr].concat();
         if std::env::var_os("SHOW").is_some() {
             eprintln!("{}", String::from_utf8_lossy(&text));
         }
-        Ok(Outcome { success: output.status.success(), status: output.status.to_string(), output: String::from_utf8_lossy(&text).into_owned() })
+        Ok(Outcome {
+            success: output.status.success(),
+            status: output.status.to_string(),
+            output: String::from_utf8_lossy(&text).into_owned(),
+        })
     }
 }
 
@@ -48,7 +57,12 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         for (package, clause) in &resolution.skipped {
             println!("  not followed: {package} {clause}");
         }
-        println!("{} packages, {} to download, {} installed", resolution.packages.len(), resolution.download_size(), resolution.installed_size());
+        println!(
+            "{} packages, {} to download, {} installed",
+            resolution.packages.len(),
+            resolution.download_size(),
+            resolution.installed_size()
+        );
         return Ok(());
     };
     let start = Instant::now();
@@ -56,7 +70,12 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     eprintln!("fetched {} packages in {:?}", resolution.packages.len(), start.elapsed());
     std::fs::create_dir_all(&dest)?;
     let start = Instant::now();
-    let built = build(&resolution, Path::new(&dest), &context, &BuildOptions { configure: Some(&Chroot), ..BuildOptions::default() })?;
+    let built = build(
+        &resolution,
+        Path::new(&dest),
+        &context,
+        &BuildOptions { configure: Some(&Chroot), ..BuildOptions::default() },
+    )?;
     eprintln!("built in {:?}", start.elapsed());
     println!("{}", serde_json::to_string_pretty(&built.config)?);
     Ok(())

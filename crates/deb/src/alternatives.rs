@@ -96,7 +96,8 @@ fn call(words: &[String]) -> Vec<Alternative> {
             ("--slave", [link, name, target, ..]) if !found.is_empty() => (link, name, target),
             _ => continue,
         };
-        let path = |text: &str| text.strip_prefix('/').filter(|p| !p.split('/').any(|part| part == "..")).map(str::to_owned);
+        let path =
+            |text: &str| text.strip_prefix('/').filter(|p| !p.split('/').any(|part| part == "..")).map(str::to_owned);
         let plain = !name.is_empty() && !name.contains('/') && !name.starts_with('.');
         if let (Some(link), Some(target), true) = (path(link), path(target), plain) {
             found.push(Alternative { link, name: name.clone(), target, priority });
@@ -118,7 +119,12 @@ mod tests {
         let mawk = "case \"$1\" in\n  configure)\n        update-alternatives --install /usr/bin/awk awk /usr/bin/mawk 5 \\\n            --slave /usr/bin/nawk nawk /usr/bin/mawk\n;;\nesac";
         assert_eq!(links(mawk), ["usr/bin/awk awk usr/bin/mawk 5", "usr/bin/nawk nawk usr/bin/mawk 5"]);
         let blas = "arch=x86_64-linux-gnu\nname='libblas.so.3'\nupdate-alternatives --quiet --install \"/usr/lib/$arch/$name\" \"${name}-$arch\" /usr/lib/$arch/blas/libblas.so.3 10 || true";
-        assert_eq!(links(blas), ["usr/lib/x86_64-linux-gnu/libblas.so.3 libblas.so.3-x86_64-linux-gnu usr/lib/x86_64-linux-gnu/blas/libblas.so.3 10"]);
+        assert_eq!(
+            links(blas),
+            [
+                "usr/lib/x86_64-linux-gnu/libblas.so.3 libblas.so.3-x86_64-linux-gnu usr/lib/x86_64-linux-gnu/blas/libblas.so.3 10"
+            ]
+        );
     }
 
     #[test]

@@ -36,6 +36,8 @@ const SPELLINGS: [(&str, Format); 4] =
 /// Fetches and verifies what a spec needs.
 pub fn open(context: &Context<'_>, fetcher: &Fetcher<'_>, spec: &Spec, arch: &str) -> Result<Archive> {
     let repositories = repositories(context, spec, arch)?;
+    let known: Vec<String> =
+        sources::load(context.host()).map(|e| sources::suites(&e).map(str::to_owned).collect()).unwrap_or_default();
     let opened: Vec<Result<Option<Suite>>> = std::thread::scope(|scope| {
         let threads: Vec<_> = repositories
             .into_iter()
@@ -45,7 +47,13 @@ pub fn open(context: &Context<'_>, fetcher: &Fetcher<'_>, spec: &Spec, arch: &st
     });
     let mut suites = Vec::new();
     for suite in opened {
-        suites.extend(suite?);
+        suites.extend(suite.map_err(|error| match error {
+            Error::UnknownSuite { url, suite, .. } => {
+                let nearest = suggest::nearest(&suite, known.iter().map(String::as_str), 3);
+                Error::UnknownSuite { url, suite, nearest }
+            }
+            error => error,
+        })?);
     }
     match suites.is_empty() {
         false => Ok(Archive { suites }),
@@ -119,8 +127,7 @@ fn release_of(
 /// The components to use; an absent one is an error, in the base suite at least.
 fn components(repository: &Repository, release: &Release) -> Result<Vec<String>> {
     // Old security suites call theirs `updates/main`.
-    let available: Vec<&str> =
-        release.components.iter().map(|c| c.rsplit('/').next().unwrap_or(c)).collect();
+    let available: Vec<&str> = release.components.iter().map(|c| c.rsplit('/').next().unwrap_or(c)).collect();
     let mut wanted = Vec::new();
     for component in &repository.components {
         match available.contains(&component.as_str()) || available.is_empty() {
@@ -227,11 +234,14 @@ impl Location<'_> {
         }
         urls.push(format!("{base}/{path}"));
         for url in urls {
-            let Answer::Body(bytes, _) = fetcher.get(&url, *size, &Validators::default()).map_err(|error| match error {
-                // More than was signed: say it that way.
-                Error::TooBig { what, limit } => Error::Size { url: what, expected: limit, actual: limit + 1, more: true },
-                error => error,
-            })?
+            let Answer::Body(bytes, _) =
+                fetcher.get(&url, *size, &Validators::default()).map_err(|error| match error {
+                    // More than was signed: say it that way.
+                    Error::TooBig { what, limit } => {
+                        Error::Size { url: what, expected: limit, actual: limit + 1, more: true }
+                    }
+                    error => error,
+                })?
             else {
                 continue;
             };

@@ -10,7 +10,7 @@ use kiln_rootfs::{Ownership, Root};
 use crate::context::{Context, Event, redact};
 use crate::error::{Error, Result};
 use crate::fetch::{Expected, Fetcher};
-use crate::resolution::{ResolvedPackage, Resolution};
+use crate::resolution::{Resolution, ResolvedPackage};
 use crate::spec::Variant;
 use crate::{distroless, minbase, tidy, unpack};
 
@@ -90,11 +90,16 @@ pub fn fetch(resolution: &Resolution, context: &Context<'_>) -> Result<()> {
     failure.into_inner().unwrap_or_else(PoisonError::into_inner).map_or(Ok(()), Err)
 }
 
-fn fetch_one(resolution: &Resolution, context: &Context<'_>, fetcher: &Fetcher<'_>, package: &ResolvedPackage) -> Result<()> {
-    let repository = resolution.repositories.get(package.suite).ok_or_else(|| Error::NoSources {
-        suite: package.name.clone(),
-        why: "its suite is unknown".into(),
-    })?;
+fn fetch_one(
+    resolution: &Resolution,
+    context: &Context<'_>,
+    fetcher: &Fetcher<'_>,
+    package: &ResolvedPackage,
+) -> Result<()> {
+    let repository = resolution
+        .repositories
+        .get(package.suite)
+        .ok_or_else(|| Error::NoSources { suite: package.name.clone(), why: "its suite is unknown".into() })?;
     let url = format!("{}/{}", repository.uri, package.path.trim_start_matches("./"));
     let expected = Expected { sha256: &package.sha256, size: package.size };
     fetcher.download(&url, expected, &context.deb_path(&package.sha256))
@@ -148,7 +153,8 @@ impl Resolution {
 }
 
 fn config(resolution: &Resolution, certificates: bool) -> ImageConfig {
-    let platform = resolution.spec.platform().unwrap_or_else(|| kiln_oci::Platform::new("linux", &resolution.arch, None));
+    let platform =
+        resolution.spec.platform().unwrap_or_else(|| kiln_oci::Platform::new("linux", &resolution.arch, None));
     let mut config = ImageConfig::empty(&platform);
     let created: Option<Timestamp> = Timestamp::from_seconds(resolution.date).ok();
     config.created = created;

@@ -21,6 +21,8 @@ pub struct Context<'a> {
     pub refresh: Refresh,
     /// How many downloads run at once.
     pub downloads: usize,
+    /// Pause before the second try of a request that failed; later ones take 4, 10 and 20 times as long.
+    pub retry_pause: std::time::Duration,
     /// How many packages are unpacked at once; 0 means one per core.
     pub workers: usize,
     /// Debian's name of the architecture when the spec has none.
@@ -94,6 +96,7 @@ impl<'a> Context<'a> {
             now: now.map_or(0, |d| i64::try_from(d.as_secs()).unwrap_or(i64::MAX)),
             refresh: Refresh::After(3600),
             downloads: 6,
+            retry_pause: std::time::Duration::from_millis(150),
             workers: 0,
             default_arch: native_arch().to_owned(),
             lock: None,

@@ -89,7 +89,8 @@ impl Deb {
 
     /// The files of `control.tar`.
     pub fn control(&self, package: &str) -> Result<Vec<ControlFile>> {
-        let bad = |reason: String| Error::Package { package: package.to_owned(), reason: format!("control.tar: {reason}") };
+        let bad =
+            |reason: String| Error::Package { package: package.to_owned(), reason: format!("control.tar: {reason}") };
         let mut tar = TarReader::new(self.stream(self.control, MAX_CONTROL).map_err(|e| bad(e.to_string()))?);
         let mut files: Vec<ControlFile> = Vec::new();
         while let Some(entry) = tar.next_entry().map_err(|e| bad(e.to_string()))? {

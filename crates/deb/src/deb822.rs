@@ -153,7 +153,10 @@ mod tests {
     fn paragraphs_fields_and_continuations() {
         let got = fields("\n# note\nA: 1\nLong:\n x\n .\n y\n# inside\nB:2\r\n\n\nA:\n");
         let pair = |a: &str, b: &str| (a.to_owned(), b.to_owned());
-        assert_eq!(got, [vec![pair("A", "1"), pair("Long", "x\n .\n y\n# inside"), pair("B", "2")], vec![pair("A", "")]]);
+        assert_eq!(
+            got,
+            [vec![pair("A", "1"), pair("Long", "x\n .\n y\n# inside"), pair("B", "2")], vec![pair("A", "")]]
+        );
     }
 
     #[test]

@@ -121,16 +121,17 @@ fn accounts(root: &Root, resolution: &Resolution) -> Result<()> {
     let shell = resolution.packages.iter().any(|p| p.name == "dash" || p.name == "bash");
     let root_shell = if shell { "/bin/sh" } else { "/sbin/nologin" };
     let master = |name: &str| root.read_small(Path::new(name), 1 << 20);
-    let (users, groups) = match (master("usr/share/base-passwd/passwd.master")?, master("usr/share/base-passwd/group.master")?) {
-        (Some(users), Some(groups)) => {
-            let text = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).replace(":*:", ":x:");
-            (text(users), text(groups))
-        }
-        _ => (
-            format!("root:x:0:0:root:/root:{root_shell}\nnobody:x:65534:65534:nobody:/nonexistent:/sbin/nologin\n"),
-            "root:x:0:\ntty:x:5:\nstaff:x:50:\nnogroup:x:65534:\n".to_owned(),
-        ),
-    };
+    let (users, groups) =
+        match (master("usr/share/base-passwd/passwd.master")?, master("usr/share/base-passwd/group.master")?) {
+            (Some(users), Some(groups)) => {
+                let text = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).replace(":*:", ":x:");
+                (text(users), text(groups))
+            }
+            _ => (
+                format!("root:x:0:0:root:/root:{root_shell}\nnobody:x:65534:65534:nobody:/nonexistent:/sbin/nologin\n"),
+                "root:x:0:\ntty:x:5:\nstaff:x:50:\nnogroup:x:65534:\n".to_owned(),
+            ),
+        };
     let passwd = format!("{users}nonroot:x:65532:65532:nonroot:/home/nonroot:/sbin/nologin\n");
     let group = format!("{groups}nonroot:x:65532:\n");
     root.write_file(Path::new("etc/passwd"), passwd.as_bytes(), 0o644, ROOT)?;
@@ -209,7 +210,9 @@ fn certificates(root: &Root) -> Result<()> {
     // The single files are in the bundle now.
     root.remove_all(top)?;
     root.create_dir_all(Path::new("usr/lib/ssl"), 0o755, ROOT)?;
-    for (link, target) in [("usr/lib/ssl/certs", "/etc/ssl/certs"), ("usr/lib/ssl/cert.pem", "/etc/ssl/certs/ca-certificates.crt")] {
+    for (link, target) in
+        [("usr/lib/ssl/certs", "/etc/ssl/certs"), ("usr/lib/ssl/cert.pem", "/etc/ssl/certs/ca-certificates.crt")]
+    {
         if !root.exists(Path::new(link))? {
             root.symlink(Path::new(target), Path::new(link), ROOT)?;
         }
@@ -236,10 +239,25 @@ mod tests {
 
     #[test]
     fn what_is_kept() {
-        for path in ["usr/bin/node", "usr/share/doc/libc6/copyright", "usr/share/doc/libgcc-s1", "etc/os-release", "usr/share/mankind", "usr/lib/python3/x", "usr/share/zoneinfo/UTC"] {
+        for path in [
+            "usr/bin/node",
+            "usr/share/doc/libc6/copyright",
+            "usr/share/doc/libgcc-s1",
+            "etc/os-release",
+            "usr/share/mankind",
+            "usr/lib/python3/x",
+            "usr/share/zoneinfo/UTC",
+        ] {
             assert!(keep(path, false), "{path}");
         }
-        for path in ["usr/share/man", "usr/share/man/man1/x.1.gz", "usr/share/doc/libc6/README", "lib/systemd/system/x", "etc/motd", "usr/share/locale/de/x.mo"] {
+        for path in [
+            "usr/share/man",
+            "usr/share/man/man1/x.1.gz",
+            "usr/share/doc/libc6/README",
+            "lib/systemd/system/x",
+            "etc/motd",
+            "usr/share/locale/de/x.mo",
+        ] {
             assert!(!keep(path, false), "{path}");
         }
         assert!(keep("usr/share/man/man1/x.1.gz", true));

@@ -1,4 +1,6 @@
-//! dpkg's database for packages that were unpacked without dpkg: as it stands after `dpkg --unpack`.
+//! dpkg's database for packages that were unpacked without dpkg: as it stands after `dpkg --unpack`, except that packages
+//! with nothing left to run count as installed already. dpkg writes and syncs its journal several times for each
+//! package that it configures, which takes longer than the scripts do.
 //!
 //! The layout is that of dpkg 1.16 and later (`info/format` 1): `status`, `info/PACKAGE[:ARCH].FILE`, `triggers/`.
 
@@ -18,7 +20,8 @@ pub fn write(root: &Root, unpacked: &[Unpacked], arch: &str) -> Result<()> {
     for dir in ["info", "alternatives", "parts", "triggers", "updates"] {
         root.create_dir_all(&Path::new(DPKG).join(dir), 0o755, ROOT)?;
     }
-    let write = |name: &str, content: &[u8], mode: u32| root.write_file(&Path::new(DPKG).join(name), content, mode, ROOT);
+    let write =
+        |name: &str, content: &[u8], mode: u32| root.write_file(&Path::new(DPKG).join(name), content, mode, ROOT);
     let mut status = String::new();
     for package in unpacked {
         status.push_str(&paragraph(package));
@@ -62,7 +65,8 @@ fn paragraph(package: &Unpacked) -> String {
         out.push_str(line);
         out.push('\n');
         if line.starts_with("Package:") {
-            out.push_str("Status: install ok unpacked\n");
+            let state = if needs_configuring(package) { "unpacked" } else { "installed" };
+            out.push_str(&format!("Status: install ok {state}\n"));
         }
     }
     let sums: String = package
@@ -76,6 +80,14 @@ fn paragraph(package: &Unpacked) -> String {
     }
     out.push('\n');
     out
+}
+
+/// Whether something is to be run for it: its `postinst`, now or when something that it waits for happens. What others
+/// would trigger in a package that is not configured yet, its configuration does anyway.
+fn needs_configuring(package: &Unpacked) -> bool {
+    let interested =
+        |text: &[u8]| String::from_utf8_lossy(text).lines().any(|line| line.trim().starts_with("interest"));
+    package.file("postinst").is_some() || package.file("triggers").is_some_and(interested)
 }
 
 /// The package's paths as dpkg lists them.
@@ -108,7 +120,9 @@ fn triggers(unpacked: &[Unpacked]) -> BTreeMap<String, String> {
             let plain = name.bytes().all(|c| c.is_ascii_graphic()) && !name.starts_with('.');
             match name.strip_prefix('/') {
                 Some(_) if plain => files.entry("File".into()).or_default().push_str(&format!("{name} {who}\n")),
-                None if plain && !name.contains('/') => files.entry(name.to_owned()).or_default().push_str(&format!("{who}\n")),
+                None if plain && !name.contains('/') => {
+                    files.entry(name.to_owned()).or_default().push_str(&format!("{who}\n"))
+                }
                 _ => {}
             }
         }

@@ -18,8 +18,8 @@ use crate::context::{Context, Event, redact};
 use crate::error::{Error, Result};
 use crate::files;
 
-/// Pauses before the second and later tries.
-const PAUSES_MS: [u64; 4] = [150, 600, 1500, 3000];
+/// Pauses before the second and later tries, in units of [`Context::retry_pause`].
+const PAUSES: [u32; 4] = [1, 4, 10, 20];
 
 /// What a conditional request is compared with.
 #[derive(Debug, Clone, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
@@ -223,7 +223,10 @@ impl<'a> Fetcher<'a> {
                     file.set_len(0).and_then(|()| file.rewind()).map_err(local)?;
                     (hasher, have) = (Hasher::new(), 0);
                     if response.status() != 200 {
-                        return Err(Failure::Again(Error::Http { url: redact(url), status: response.status().as_u16() }));
+                        return Err(Failure::Again(Error::Http {
+                            url: redact(url),
+                            status: response.status().as_u16(),
+                        }));
                     }
                 }
                 200 => {}
@@ -267,14 +270,14 @@ impl<'a> Fetcher<'a> {
     }
 
     fn retrying<T>(&self, url: &str, mut attempt: impl FnMut() -> Result<T, Failure>) -> Result<T> {
-        let mut pauses = PAUSES_MS.iter();
+        let mut pauses = PAUSES.iter();
         loop {
             self.context.check()?;
             match attempt() {
                 Ok(value) => return Ok(value),
                 Err(Failure::Final(error)) => return Err(error),
                 Err(Failure::Again(error)) => match pauses.next() {
-                    Some(pause) => std::thread::sleep(Duration::from_millis(*pause)),
+                    Some(pause) => std::thread::sleep(self.context.retry_pause * *pause),
                     None => return Err(give_up(url, error)),
                 },
             }
@@ -299,7 +302,7 @@ impl Failure {
 fn give_up(url: &str, error: Error) -> Error {
     match error {
         Error::Network { reason, .. } => {
-            let reason = format!("{reason} ({} tries)", PAUSES_MS.len() + 1);
+            let reason = format!("{reason} ({} tries)", PAUSES.len() + 1);
             Error::Network { url: redact(url), reason }
         }
         other => other,
@@ -314,7 +317,9 @@ fn status_failure(url: &str, status: u16) -> Failure {
 fn network(url: &str, error: &ureq::Error) -> Failure {
     let failure = Error::Network { url: redact(url), reason: error.to_string() };
     match error {
-        ureq::Error::BadUri(_) | ureq::Error::InvalidProxyUrl | ureq::Error::TooManyRedirects => Failure::Final(failure),
+        ureq::Error::BadUri(_) | ureq::Error::InvalidProxyUrl | ureq::Error::TooManyRedirects => {
+            Failure::Final(failure)
+        }
         ureq::Error::Tls(_) | ureq::Error::Rustls(_) | ureq::Error::HostNotFound => Failure::Final(failure),
         _ => Failure::Again(failure),
     }

@@ -160,11 +160,6 @@ impl Index {
         &self.bytes
     }
 
-    /// How many packages it has.
-    pub fn len(&self) -> usize {
-        self.records
-    }
-
     /// The package at a position.
     pub fn get(&self, position: usize) -> Option<Package<'_>> {
         if position >= self.records {
@@ -191,7 +186,9 @@ impl Index {
     pub fn providing<'a>(&'a self, name: &str) -> impl Iterator<Item = (usize, Option<&'a str>)> + use<'a> {
         let first = partition(self.provides, |i| self.provide(i).0 < name);
         let same = (first..self.provides).take_while(|i| self.provide(*i).0 == name).count();
-        (first..first + same).map(|i| self.provide(i)).map(|(_, version, package)| (package, Some(version).filter(|v| !v.is_empty())))
+        (first..first + same)
+            .map(|i| self.provide(i))
+            .map(|(_, version, package)| (package, Some(version).filter(|v| !v.is_empty())))
     }
 
     fn provide(&self, i: usize) -> (&str, &str, usize) {
@@ -270,11 +267,7 @@ struct Builder<'a> {
 }
 
 impl<'a> Builder<'a> {
-    fn entry(
-        &self,
-        paragraph: &crate::deb822::Paragraph<'a>,
-        arch: &str,
-    ) -> Result<Option<Entry<'a>>, String> {
+    fn entry(&self, paragraph: &crate::deb822::Paragraph<'a>, arch: &str) -> Result<Option<Entry<'a>>, String> {
         let mut entry = Entry { fields: [""; SPANS], sha256: [0; 32], size: u64::MAX, installed: 0, flags: 0 };
         let mut hashed = false;
         for field in paragraph.fields() {
@@ -317,9 +310,8 @@ impl<'a> Builder<'a> {
     }
 
     fn finish(mut self) -> Index {
-        self.entries.sort_by(|a, b| {
-            a.fields[0].cmp(b.fields[0]).then_with(|| version::compare(b.fields[1], a.fields[1]))
-        });
+        self.entries
+            .sort_by(|a, b| a.fields[0].cmp(b.fields[0]).then_with(|| version::compare(b.fields[1], a.fields[1])));
         let mut provides: Vec<(&str, &str, u32)> = Vec::new();
         for (position, entry) in self.entries.iter().enumerate() {
             let of_entry = provided(entry.fields[6]);
@@ -395,7 +387,10 @@ mod tests {
     use super::*;
 
     fn paragraph(name: &str, version: &str, rest: &str) -> String {
-        format!("Package: {name}\nVersion: {version}\nArchitecture: amd64\n{rest}Filename: pool/{name}.deb\nSize: 3\nSHA256: {}\nDescription: x\n y\n\n", "ab".repeat(32))
+        format!(
+            "Package: {name}\nVersion: {version}\nArchitecture: amd64\n{rest}Filename: pool/{name}.deb\nSize: 3\nSHA256: {}\nDescription: x\n y\n\n",
+            "ab".repeat(32)
+        )
     }
 
     #[test]
@@ -406,11 +401,14 @@ mod tests {
             + &paragraph("other", "1", "").replace("amd64", "arm64");
         let parsed = Index::parse("t", text.as_bytes(), "amd64").unwrap();
         let index = Index::from_bytes(parsed.as_bytes().to_vec()).unwrap();
-        assert_eq!(index.len(), 3);
+        assert_eq!(index.records, 3);
         let versions: Vec<_> = index.named("bb").map(|i| index.get(i).unwrap().version()).collect();
         assert_eq!(versions, ["1.10", "1.2"]);
         assert_eq!(index.named("a").count() + index.named("zz").count(), 0);
-        assert_eq!(index.providing("v").map(|(i, v)| (index.get(i).unwrap().version(), v)).collect::<Vec<_>>(), [("1.2", Some("3"))]);
+        assert_eq!(
+            index.providing("v").map(|(i, v)| (index.get(i).unwrap().version(), v)).collect::<Vec<_>>(),
+            [("1.2", Some("3"))]
+        );
         assert_eq!(index.providing("w").next().unwrap().1, None);
         let aa = index.get(0).unwrap();
         assert_eq!((aa.source(), aa.installed_size(), aa.size(), aa.sha256()), ("src", 2048, 3, [0xab; 32]));

@@ -42,8 +42,7 @@ pub struct Good {
 impl Keyring {
     /// Loads the keys of a repository at `url`. `root` is where the machine's own keys are.
     pub fn load(keys: &Keys, root: &Path, url: &str) -> Result<Self> {
-        let mut ring =
-            Self { certificates: Vec::new(), fingerprints: Vec::new(), digest: kiln_oci::Digest::of(b"") };
+        let mut ring = Self { certificates: Vec::new(), fingerprints: Vec::new(), digest: kiln_oci::Digest::of(b"") };
         let mut hasher = kiln_oci::Hasher::new();
         let paths = match keys {
             Keys::Inline(text) => {
@@ -69,7 +68,9 @@ impl Keyring {
                 loaded?;
             }
         }
-        ring.fingerprints.iter().for_each(|f| drop(hasher.field(f)));
+        for fingerprint in &ring.fingerprints {
+            hasher.field(fingerprint);
+        }
         ring.digest = hasher.finish();
         if ring.certificates.is_empty() {
             let why = match paths.is_empty() {
@@ -89,7 +90,8 @@ impl Keyring {
             true => {
                 // A file can hold several armored blocks, which the parser takes one at a time.
                 let text = String::from_utf8_lossy(bytes);
-                let blocks = text.split_inclusive("-----END PGP PUBLIC KEY BLOCK-----").filter(|b| b.contains("BEGIN PGP"));
+                let blocks =
+                    text.split_inclusive("-----END PGP PUBLIC KEY BLOCK-----").filter(|b| b.contains("BEGIN PGP"));
                 blocks.take(1000).flat_map(parse_armored).collect()
             }
             false => match SignedPublicKey::from_bytes_many(bytes) {
@@ -161,7 +163,14 @@ impl Keyring {
         }
         if !matches!(
             signature.hash_alg(),
-            Some(HashAlgorithm::Sha224 | HashAlgorithm::Sha256 | HashAlgorithm::Sha384 | HashAlgorithm::Sha512 | HashAlgorithm::Sha3_256 | HashAlgorithm::Sha3_512)
+            Some(
+                HashAlgorithm::Sha224
+                    | HashAlgorithm::Sha256
+                    | HashAlgorithm::Sha384
+                    | HashAlgorithm::Sha512
+                    | HashAlgorithm::Sha3_256
+                    | HashAlgorithm::Sha3_512
+            )
         ) {
             return Err(format!("the one by {issuer} uses a broken or unknown hash"));
         }
@@ -202,7 +211,8 @@ impl Keyring {
         let fingerprint = certificate.fingerprint().to_string().to_ascii_uppercase();
         let allowed = self.fingerprints.is_empty()
             || self.fingerprints.iter().any(|f| {
-                fingerprint.ends_with(f) || matches!(key, Candidate::Sub(s) if s.fingerprint().to_string().to_ascii_uppercase().ends_with(f))
+                fingerprint.ends_with(f)
+                    || matches!(key, Candidate::Sub(s) if s.fingerprint().to_string().to_ascii_uppercase().ends_with(f))
             });
         if !allowed {
             return Err("is not one of the fingerprints that the source allows".into());
@@ -240,8 +250,7 @@ enum Candidate<'a> {
 fn candidates<'a>(certificate: &'a SignedPublicKey, signature: &Signature) -> Vec<Candidate<'a>> {
     let named = |fingerprint: Fingerprint, id: KeyId| {
         let fingerprints = signature.issuer_fingerprint();
-        fingerprints.contains(&&fingerprint)
-            || (fingerprints.is_empty() && signature.issuer_key_id().contains(&&id))
+        fingerprints.contains(&&fingerprint) || (fingerprints.is_empty() && signature.issuer_key_id().contains(&&id))
     };
     let mut all = Vec::new();
     if named(certificate.primary_key.fingerprint(), certificate.primary_key.legacy_key_id()) {
@@ -279,7 +288,10 @@ fn primary_state(certificate: &SignedPublicKey) -> Result<PrimaryState, String> 
     let direct = certificate.details.direct_signatures.iter().filter(|s| s.typ() == Some(SignatureType::Key));
     direct.filter(|s| s.verify_key(key).is_ok()).for_each(&mut consider);
     let signature = newest.ok_or("has no valid self-signature")?;
-    Ok(PrimaryState { expires: key_expiry(key.created_at().as_secs(), signature), may_sign: flags(signature).unwrap_or(true) })
+    Ok(PrimaryState {
+        expires: key_expiry(key.created_at().as_secs(), signature),
+        may_sign: flags(signature).unwrap_or(true),
+    })
 }
 
 /// When a signing subkey expires, by its newest valid binding.

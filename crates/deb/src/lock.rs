@@ -10,7 +10,7 @@ use crate::context::Context;
 use crate::deb822::{Paragraph, Paragraphs};
 use crate::error::{Error, Result};
 use crate::files;
-use crate::resolution::{Distribution, ResolvedPackage, Resolution};
+use crate::resolution::{Distribution, Resolution, ResolvedPackage};
 use crate::resolve::Reason;
 use crate::spec::{self, Spec};
 use crate::version;
@@ -66,8 +66,11 @@ pub fn update(resolution: &Resolution, existing: &str) -> Result<String> {
     for section in split(existing)? {
         let arch = section.arch()?;
         if arch != resolution.arch {
-            let text: Vec<String> =
-                section.paragraphs.iter().map(|p| String::from_utf8_lossy(p.text()).trim_end().to_owned() + "\n").collect();
+            let text: Vec<String> = section
+                .paragraphs
+                .iter()
+                .map(|p| String::from_utf8_lossy(p.text()).trim_end().to_owned() + "\n")
+                .collect();
             sections.push((arch, text.join("\n")));
         }
     }
@@ -95,7 +98,9 @@ fn split(text: &str) -> Result<Vec<Section<'_>>> {
     for paragraph in Paragraphs::new(text.as_bytes()) {
         match (paragraph.get("Kiln-Base-Lock"), sections.last_mut()) {
             (Some(FORMAT), _) => sections.push(Section { paragraphs: vec![paragraph] }),
-            (Some(other), _) => return Err(Error::Lock(format!("it has format {other}, which this kiln does not know"))),
+            (Some(other), _) => {
+                return Err(Error::Lock(format!("it has format {other}, which this kiln does not know")));
+            }
             (None, Some(section)) => section.paragraphs.push(paragraph),
             (None, None) => return Err(Error::Lock("it does not start with Kiln-Base-Lock".into())),
         }
@@ -131,10 +136,9 @@ pub fn read(text: &str, spec: Spec, context: &Context<'_>) -> Result<Resolution>
     for (suite, components) in suites.iter().zip(components.split_ascii_whitespace()) {
         // The suite by its name; failing that the base suite's archive, which at least has the same pool.
         let named = available.iter().find(|r| r.suite == *suite).or(available.first());
-        let mut repository = named.cloned().ok_or_else(|| Error::NoSources {
-            suite: suite.clone(),
-            why: "nothing is configured for it".into(),
-        })?;
+        let mut repository = named
+            .cloned()
+            .ok_or_else(|| Error::NoSources { suite: suite.clone(), why: "nothing is configured for it".into() })?;
         repository.suite = suite.clone();
         repository.components = components.split(',').map(str::to_owned).collect();
         repositories.push(repository);

@@ -25,7 +25,9 @@ pub fn finish(
     context: &Context<'_>,
     (unpacked, configure): (&[Unpacked], &dyn Configure),
 ) -> Result<()> {
-    for (path, mode) in [("dev", 0o755), ("proc", 0o755), ("sys", 0o755), ("run", 0o755), ("tmp", 0o1777), ("root", 0o700)] {
+    for (path, mode) in
+        [("dev", 0o755), ("proc", 0o755), ("sys", 0o755), ("run", 0o755), ("tmp", 0o1777), ("root", 0o700)]
+    {
         root.create_dir_all(Path::new(path), mode, ROOT)?;
     }
     dpkgdb::write(root, unpacked, &resolution.arch)?;
@@ -88,7 +90,11 @@ fn needs_preinst(package: &Unpacked) -> bool {
     let text = String::from_utf8_lossy(&script.content);
     let trivial = |line: &str| {
         let line = line.trim();
-        line.is_empty() || line.starts_with('#') || line == "set -e" || line == "exit 0" || line.starts_with("dpkg-maintscript-helper ")
+        line.is_empty()
+            || line.starts_with('#')
+            || line == "set -e"
+            || line == "exit 0"
+            || line.starts_with("dpkg-maintscript-helper ")
     };
     script.executable && !text.lines().all(trivial)
 }
@@ -105,7 +111,11 @@ fn apt_sources(root: &Root, resolution: &Resolution, context: &Context<'_>) -> R
         if !text.is_empty() {
             text.push('\n');
         }
-        text.push_str(&format!("Types: deb\nURIs: {uri}\nSuites: {}\nComponents: {}\n", repository.suite, repository.components.join(" ")));
+        text.push_str(&format!(
+            "Types: deb\nURIs: {uri}\nSuites: {}\nComponents: {}\n",
+            repository.suite,
+            repository.components.join(" ")
+        ));
         if resolution.spec.snapshot.is_some() {
             text.push_str("Check-Valid-Until: no\n");
         }
@@ -120,7 +130,12 @@ fn apt_sources(root: &Root, resolution: &Resolution, context: &Context<'_>) -> R
     let name: String = resolution.distribution.origin.to_lowercase().chars().filter(|c| plain(*c)).collect();
     let name = if name.is_empty() { "base".to_owned() } else { name };
     root.create_dir_all(Path::new("etc/apt/sources.list.d"), 0o755, ROOT)?;
-    root.write_file(&Path::new("etc/apt/sources.list.d").join(format!("{name}.sources")), text.as_bytes(), 0o644, ROOT)?;
+    root.write_file(
+        &Path::new("etc/apt/sources.list.d").join(format!("{name}.sources")),
+        text.as_bytes(),
+        0o644,
+        ROOT,
+    )?;
     Ok(())
 }
 

@@ -124,7 +124,7 @@ pub fn clauses(field: &str) -> impl Iterator<Item = &str> {
 /// The alternatives of a clause; malformed ones are left out.
 pub fn alternatives(clause: &str) -> impl Iterator<Item = Relation<'_>> {
     // `<` and `>` of a version never hold a `|`, so that splitting first is safe.
-    clause.split('|').filter_map(|text| Relation::parse(text))
+    clause.split('|').filter_map(Relation::parse)
 }
 
 #[cfg(test)]

@@ -102,7 +102,10 @@ pub fn get(
             (new, Some(good))
         }
         (Err(error @ (Error::Network { .. } | Error::Http { .. })), Some(cached)) => {
-            context.send(Event::Warning(&format!("using the index of {} from the cache: {error}", time::day(cached.release.date))));
+            context.send(Event::Warning(&format!(
+                "using the index of {} from the cache: {error}",
+                time::day(cached.release.date)
+            )));
             return Ok(Some(cached.release));
         }
         (Err(error), _) => return Err(error),
@@ -118,7 +121,10 @@ pub fn get(
 }
 
 fn unexpected_304(url: &str) -> Error {
-    Error::Network { url: url.to_owned(), reason: "the mirror says that nothing changed, though nothing is known".into() }
+    Error::Network {
+        url: url.to_owned(),
+        reason: "the mirror says that nothing changed, though nothing is known".into(),
+    }
 }
 
 enum Fetched {
@@ -175,7 +181,8 @@ impl Check<'_> {
         let Answer::Body(text, validators) = self.fetcher.get(&url, MAX_RELEASE, &Validators::default())? else {
             return Ok(Fetched::Absent);
         };
-        let reason = || Error::Signature { url: shown.clone(), reason: "there is neither InRelease nor Release.gpg".into() };
+        let reason =
+            || Error::Signature { url: shown.clone(), reason: "there is neither InRelease nor Release.gpg".into() };
         match self.fetcher.get(&format!("{url}.gpg"), MAX_RELEASE, &Validators::default())? {
             Answer::Body(signature, _) => {
                 let good = keyring.verify_detached(&shown, &text, &signature, self.now())?;
@@ -216,7 +223,9 @@ fn parse(url: &str, text: &[u8]) -> Result<Release> {
     let yes = |name: &str| get(name).eq_ignore_ascii_case("yes");
     let date = |name: &str| match get(name) {
         "" => Ok(None),
-        value => time::parse_release_date(value).map(Some).ok_or_else(|| malformed(format!("{name}: {value:?} is not a date"))),
+        value => time::parse_release_date(value)
+            .map(Some)
+            .ok_or_else(|| malformed(format!("{name}: {value:?} is not a date"))),
     };
     let architectures = words("Architectures");
     let has_all = architectures.iter().any(|a| a == "all");
@@ -263,7 +272,10 @@ mod tests {
         );
         let release = parse("x", text.as_bytes()).unwrap();
         assert_eq!((release.date, release.by_hash, release.separate_all), (1_783_764_997, true, true));
-        assert_eq!(release.files.into_iter().collect::<Vec<_>>(), [("main/binary-amd64/Packages.xz".into(), (hash.into(), 12))]);
+        assert_eq!(
+            release.files.into_iter().collect::<Vec<_>>(),
+            [("main/binary-amd64/Packages.xz".into(), (hash.into(), 12))]
+        );
         assert!(parse("x", b"Origin: y\n").unwrap_err().to_string().contains("no Date"));
         assert!(parse("x", b"Date: tomorrow\n").unwrap_err().to_string().contains("not a date"));
     }

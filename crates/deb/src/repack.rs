@@ -46,7 +46,8 @@ impl Plan {
         let mut placed = path.to_owned();
         // Each round resolves one link; chains are short and cycles must end.
         for _ in 0..8 {
-            let found = prefixes(&placed).find_map(|prefix| self.merged.get(prefix).map(|to| (prefix.len(), to.clone())));
+            let found =
+                prefixes(&placed).find_map(|prefix| self.merged.get(prefix).map(|to| (prefix.len(), to.clone())));
             match found {
                 Some((length, to)) => placed = format!("{to}{}", &placed[length..]),
                 None => break,

@@ -125,7 +125,12 @@ pub fn resolve(spec: &Spec, context: &Context<'_>) -> Result<Resolution> {
     Ok(assemble(spec, packages, skipped, archive))
 }
 
-fn assemble(spec: Spec, packages: Vec<ResolvedPackage>, skipped: Vec<(String, String)>, archive: Archive) -> Resolution {
+fn assemble(
+    spec: Spec,
+    packages: Vec<ResolvedPackage>,
+    skipped: Vec<(String, String)>,
+    archive: Archive,
+) -> Resolution {
     let base = archive.suites.first().map(|suite| &suite.release);
     let distribution = base.map_or_else(Distribution::default, |release| Distribution {
         origin: release.origin.clone(),
@@ -178,8 +183,7 @@ fn check_names(spec: &Spec, universe: &Universe<'_>) -> Result<()> {
 
 /// What must be in the base, in the order of the search: what was asked for decides before what comes with the variant.
 fn goals<'a>(variant: Variant, requested: &'a [String], universe: &Universe<'a>) -> Vec<Goal<'a>> {
-    let mut goals: Vec<Goal<'a>> =
-        requested.iter().map(|clause| Goal { clause, reason: Reason::Requested }).collect();
+    let mut goals: Vec<Goal<'a>> = requested.iter().map(|clause| Goal { clause, reason: Reason::Requested }).collect();
     let mut add = |names: Vec<&'a str>, reason: Reason| {
         goals.extend(names.into_iter().map(|clause| Goal { clause, reason: reason.clone() }));
     };

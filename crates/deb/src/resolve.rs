@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use crate::error::{Error, Result, Unsatisfiable};
 use crate::index::Package;
-use crate::relation::{Relation, alternatives, clauses};
+use crate::relation::{Relation, alternatives};
 use crate::universe::{Id, Universe};
 
 /// How many dead ends are explored before the search gives up.
@@ -60,7 +60,11 @@ pub fn resolve<'a>(universe: &Universe<'a>, goals: &[Goal<'a>], skip: Option<Ski
         universe,
         skip,
         goals,
-        queue: goals.iter().enumerate().map(|(i, g)| Clause { owner: Owner::Goal(i), verb: "is asked for", text: g.clause }).collect(),
+        queue: goals
+            .iter()
+            .enumerate()
+            .map(|(i, g)| Clause { owner: Owner::Goal(i), verb: "is asked for", text: g.clause })
+            .collect(),
         position: 0,
         chosen: HashMap::new(),
         trail: Vec::new(),
@@ -225,7 +229,10 @@ impl<'a> Search<'a, '_> {
                 }
                 for (by, version) in self.provided.get(relation.name).into_iter().flatten() {
                     if relation.accepts(*version) && *by != name {
-                        return blocked(by, format!("{name} {} {verb} {relation}, which {by} provides", candidate.version()));
+                        return blocked(
+                            by,
+                            format!("{name} {} {verb} {relation}, which {by} provides", candidate.version()),
+                        );
                     }
                 }
             }
@@ -388,11 +395,6 @@ impl<'a> Search<'a, '_> {
 struct Blocker<'a> {
     name: &'a str,
     reason: String,
-}
-
-/// The names in a clause, for policies.
-pub fn names(clause: &str) -> impl Iterator<Item = &str> {
-    clauses(clause).flat_map(alternatives).map(|relation| relation.name)
 }
 
 #[cfg(test)]

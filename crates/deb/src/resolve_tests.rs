@@ -7,7 +7,10 @@ fn index(lines: &str) -> Index {
     for line in lines.lines().map(str::trim).filter(|l| !l.is_empty()) {
         let mut parts = line.split(';').map(str::trim);
         let (name, version) = parts.next().unwrap().split_once(' ').unwrap();
-        text += &format!("Package: {name}\nVersion: {version}\nArchitecture: amd64\nFilename: {name}\nSize: 1\nSHA256: {}\n", "00".repeat(32));
+        text += &format!(
+            "Package: {name}\nVersion: {version}\nArchitecture: amd64\nFilename: {name}\nSize: 1\nSHA256: {}\n",
+            "00".repeat(32)
+        );
         parts.for_each(|field| text += &format!("{field}\n"));
         text += "\n";
     }
@@ -104,7 +107,7 @@ fn skipping_and_reasons() {
     let indexes = [index("a 1; Depends: debconf, lib\ndebconf 1\nlib 1")];
     let universe = Universe::of(&indexes);
     let goals = [Goal { clause: "a", reason: Reason::Requested }];
-    let skip = |_: &Package<'_>, clause: &str| names(clause).any(|n| n == "debconf");
+    let skip = |_: &Package<'_>, clause: &str| crate::relation::alternatives(clause).any(|r| r.name == "debconf");
     let solution = resolve(&universe, &goals, Some(&skip)).unwrap();
     assert_eq!(solution.skipped, [("a".to_owned(), "debconf".to_owned())]);
     let (_, reason) = &solution.chosen["lib"];

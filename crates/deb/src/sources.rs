@@ -85,7 +85,9 @@ impl Reader<'_> {
     fn one_line(&self, text: &str, out: &mut Vec<Entry>) -> Result<()> {
         for (number, line) in text.lines().enumerate() {
             let line = line.split('#').next().unwrap_or_default().trim();
-            let Some(rest) = line.strip_prefix("deb").filter(|rest| rest.starts_with([' ', '\t', '['])) else { continue };
+            let Some(rest) = line.strip_prefix("deb").filter(|rest| rest.starts_with([' ', '\t', '['])) else {
+                continue;
+            };
             let rest = rest.trim_start();
             let (options, rest) = match rest.strip_prefix('[') {
                 None => ("", rest),
@@ -125,7 +127,9 @@ impl Reader<'_> {
                 let value = paragraph.get(name).unwrap_or_default();
                 value.split_ascii_whitespace().map(str::to_owned).collect()
             };
-            let enabled = paragraph.get("Enabled").is_none_or(|v| !matches!(v.to_ascii_lowercase().as_str(), "no" | "false" | "0" | "off"));
+            let enabled = paragraph
+                .get("Enabled")
+                .is_none_or(|v| !matches!(v.to_ascii_lowercase().as_str(), "no" | "false" | "0" | "off"));
             if !enabled || !words("Types").iter().any(|t| t == "deb") {
                 continue;
             }
@@ -276,7 +280,8 @@ fn dedup(all: Vec<Repository>) -> Vec<Repository> {
         match merged.iter_mut().find(|m| m.uri == repository.uri && m.suite == repository.suite) {
             None => merged.push(repository),
             Some(have) => {
-                let new = repository.components.into_iter().filter(|c| !have.components.contains(c)).collect::<Vec<_>>();
+                let new =
+                    repository.components.into_iter().filter(|c| !have.components.contains(c)).collect::<Vec<_>>();
                 have.components.extend(new);
             }
         }

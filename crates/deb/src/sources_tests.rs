@@ -53,9 +53,18 @@ fn another_release_of_the_same_archive() {
 #[test]
 fn third_parties_only_when_asked() {
     let (_root, entries) = machine(&[
-        ("sources.list", "deb http://mirror.test/ubuntu noble main restricted # x\ndeb-src http://mirror.test/ubuntu noble main\ndeb http://mirror.test/ubuntu noble universe\ndeb http://mirror.test/ubuntu noble-updates main\ndeb http://mirror.test/ubuntu noble-security main\n"),
-        ("sources.list.d/docker.list", "deb [arch=amd64 signed-by=/etc/apt/keyrings/docker.asc] https://docker.test/linux/ubuntu noble stable\n"),
-        ("sources.list.d/node.list", "deb [signed-by=/etc/apt/keyrings/node.gpg] https://node.test/node_20.x nodistro main\n"),
+        (
+            "sources.list",
+            "deb http://mirror.test/ubuntu noble main restricted # x\ndeb-src http://mirror.test/ubuntu noble main\ndeb http://mirror.test/ubuntu noble universe\ndeb http://mirror.test/ubuntu noble-updates main\ndeb http://mirror.test/ubuntu noble-security main\n",
+        ),
+        (
+            "sources.list.d/docker.list",
+            "deb [arch=amd64 signed-by=/etc/apt/keyrings/docker.asc] https://docker.test/linux/ubuntu noble stable\n",
+        ),
+        (
+            "sources.list.d/node.list",
+            "deb [signed-by=/etc/apt/keyrings/node.gpg] https://node.test/node_20.x nodistro main\n",
+        ),
         ("sources.list.d/old.list.disabled", "deb http://gone.test x main\n"),
     ]);
     let expected = [
@@ -65,8 +74,14 @@ fn third_parties_only_when_asked() {
     ];
     assert_eq!(chosen("deb://noble", &entries), expected);
     let asked = chosen("deb://noble?suites=noble,nodistro", &entries);
-    assert_eq!(asked[1..], ["https://docker.test/linux/ubuntu noble stable", "https://node.test/node_20.x nodistro main"]);
-    assert_eq!(chosen("deb://noble?components=universe", &entries)[1], "http://mirror.test/ubuntu noble-updates universe");
+    assert_eq!(
+        asked[1..],
+        ["https://docker.test/linux/ubuntu noble stable", "https://node.test/node_20.x nodistro main"]
+    );
+    assert_eq!(
+        chosen("deb://noble?components=universe", &entries)[1],
+        "http://mirror.test/ubuntu noble-updates universe"
+    );
     let error = select(&Spec::parse("deb://x?suites=noble,nodisto").unwrap(), &entries, "amd64").unwrap_err();
     assert!(error.to_string().contains("did you mean nodistro?"), "{error}");
 }

@@ -24,18 +24,14 @@ pub struct Universe<'a> {
 impl<'a> Universe<'a> {
     pub fn new(archive: &'a Archive) -> Self {
         let names: Vec<&str> = archive.suites.iter().map(|s| s.repository.suite.as_str()).collect();
-        let of_suite = |(number, suite): (usize, &'a crate::archive::Suite)| suite.indexes.iter().map(move |i| (i, number));
+        let of_suite =
+            |(number, suite): (usize, &'a crate::archive::Suite)| suite.indexes.iter().map(move |i| (i, number));
         Self { indexes: archive.suites.iter().enumerate().flat_map(of_suite).collect(), suites: names.join(", ") }
     }
 
     #[cfg(test)]
     pub fn of(indexes: &'a [Index]) -> Self {
         Self { indexes: indexes.iter().map(|i| (i, 0)).collect(), suites: "test".into() }
-    }
-
-    /// The number of packages.
-    pub fn len(&self) -> usize {
-        self.indexes.iter().map(|(index, _)| index.len()).sum()
     }
 
     pub fn get(&self, id: Id) -> Option<Package<'a>> {
@@ -115,8 +111,11 @@ impl<'a> Universe<'a> {
 
     /// Known names near one that is not; for a virtual package those that provide it.
     pub fn nearest(&self, name: &str) -> Vec<String> {
-        let providers: BTreeSet<&str> =
-            self.indexes.iter().flat_map(|(i, _)| i.providing(name).filter_map(|(p, _)| i.get(p)).map(|p| p.name())).collect();
+        let providers: BTreeSet<&str> = self
+            .indexes
+            .iter()
+            .flat_map(|(i, _)| i.providing(name).filter_map(|(p, _)| i.get(p)).map(|p| p.name()))
+            .collect();
         if !providers.is_empty() {
             return providers.into_iter().take(8).map(str::to_owned).collect();
         }

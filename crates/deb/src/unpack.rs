@@ -19,7 +19,7 @@ use crate::deb822::Paragraphs;
 use crate::error::{Error, Result};
 use crate::relation;
 use crate::repack::{self, Plan, Repack, Seen};
-use crate::resolution::{ResolvedPackage, Resolution};
+use crate::resolution::{Resolution, ResolvedPackage};
 
 /// How often a better plan is made before giving up.
 const MAX_PLANS: usize = 4;
@@ -71,7 +71,9 @@ pub fn unpack(
         let (unpacked, failure) = match job.run(Pass::Unpack) {
             Ok(unpacked) => (unpacked, None),
             // It may be a clash, which only shows when all packages are known.
-            Err(error @ Error::Package { .. }) => (job.run(Pass::Survey).map_err(|_| ()).unwrap_or_default(), Some(error)),
+            Err(error @ Error::Package { .. }) => {
+                (job.run(Pass::Survey).map_err(|_| ()).unwrap_or_default(), Some(error))
+            }
             Err(error) => return Err(error),
         };
         match (improve(&plan, &unpacked)?, failure) {
@@ -87,7 +89,8 @@ pub fn unpack(
             }
         }
     }
-    let (package, reason) = (resolution.spec.to_string(), "its packages' directories and links contradict each other".into());
+    let (package, reason) =
+        (resolution.spec.to_string(), "its packages' directories and links contradict each other".into());
     Err(Error::Package { package, reason })
 }
 
@@ -142,8 +145,7 @@ impl Job<'_> {
         let path = self.context.deb_path(&package.sha256);
         let deb = Deb::open(&path, &id, &package.sha256, package.size)?;
         let control = deb.control(&id)?;
-        let mut unpacked =
-            Unpacked { name: package.name.clone(), control, seen: Vec::new(), md5: HashMap::new() };
+        let mut unpacked = Unpacked { name: package.name.clone(), control, seen: Vec::new(), md5: HashMap::new() };
         check_control(&unpacked, package)?;
         let bad = |reason: String| Error::Package { package: id.clone(), reason };
         let keep = |path: &str| (self.keep)(&package.name, path);
@@ -156,8 +158,12 @@ impl Job<'_> {
         repack.hash(unpacked.conffiles().into_iter());
         let options = ExtractOptions { clamp_mtime: Some(self.resolution.date), ..ExtractOptions::default() };
         match pass {
-            Pass::Unpack => drop(extract(&mut repack, self.root, &options).map_err(|error| bad(error.to_string()))?),
-            Pass::Survey => drop(std::io::copy(&mut repack, &mut std::io::sink()).map_err(|error| bad(error.to_string()))?),
+            Pass::Unpack => {
+                extract(&mut repack, self.root, &options).map_err(|error| bad(error.to_string()))?;
+            }
+            Pass::Survey => {
+                std::io::copy(&mut repack, &mut std::io::sink()).map_err(|error| bad(error.to_string()))?;
+            }
         }
         (unpacked.seen, unpacked.md5) = repack.into_notes();
         if pass == Pass::Unpack {
@@ -198,7 +204,9 @@ impl Job<'_> {
         let (base, rest): (Vec<&Unpacked>, Vec<&Unpacked>) = unpacked.iter().partition(|u| u.name == "base-files");
         let seen = base.into_iter().chain(rest).flat_map(|u| &u.seen);
         for seen in seen.filter(|seen| seen.kind == EntryKind::Dir && seen.kept) {
-            wanted.entry(seen.placed.clone()).or_insert_with(|| directory(&seen.placed, seen.mode, (seen.uid, seen.gid), seen.mtime.0));
+            wanted
+                .entry(seen.placed.clone())
+                .or_insert_with(|| directory(&seen.placed, seen.mode, (seen.uid, seen.gid), seen.mtime.0));
         }
         let date = self.resolution.date;
         let mut made: Vec<String> = self.made.lock().unwrap_or_else(PoisonError::into_inner).iter().cloned().collect();
@@ -242,7 +250,9 @@ fn directory(path: &str, mode: u32, (uid, gid): (u32, u32), mtime: i64) -> Entry
 
 /// The package must be what the index said.
 fn check_control(unpacked: &Unpacked, package: &ResolvedPackage) -> Result<()> {
-    for (field, expected) in [("Package", &package.name), ("Version", &package.version), ("Architecture", &package.arch)] {
+    for (field, expected) in
+        [("Package", &package.name), ("Version", &package.version), ("Architecture", &package.arch)]
+    {
         let found = unpacked.field(field).unwrap_or_default();
         if found != expected {
             let reason = format!("its control file has {field}: {found:?}");

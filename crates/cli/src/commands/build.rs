@@ -204,27 +204,38 @@ pub struct Legacy {
 impl Legacy {
     /// Refuses what would change the result and is not supported; returns what changes nothing.
     pub fn check(&self) -> Result<Vec<String>, String> {
-        let off = |v: &str| matches!(v, "false" | "0" | "disabled=true" | "type=provenance,disabled=true" | "type=sbom,disabled=true");
+        let off = |v: &str| {
+            matches!(v, "false" | "0" | "disabled=true" | "type=provenance,disabled=true" | "type=sbom,disabled=true")
+        };
         let asked = |v: &Option<String>| v.as_deref().is_some_and(|v| !off(v));
         let unsupported = [
             (self.squash, "--squash", "copy the result into a stage of its own: FROM scratch, COPY --from=… / /"),
             (asked(&self.sbom), "--sbom", "attestations are not written yet; leave it out or say --sbom=false"),
-            (asked(&self.provenance), "--provenance", "attestations are not written yet; leave it out or say --provenance=false"),
+            (
+                asked(&self.provenance),
+                "--provenance",
+                "attestations are not written yet; leave it out or say --provenance=false",
+            ),
             (self.attest.iter().any(|v| !off(v)), "--attest", "attestations are not written yet"),
             (!self.policy.is_empty(), "--policy", "source policies are not evaluated"),
             (!self.security_opt.is_empty(), "--security-opt", "see --allow and RUN --security"),
-            (self.isolation.as_deref().is_some_and(|v| v != "default"), "--isolation", "only Linux containers are made"),
+            (
+                self.isolation.as_deref().is_some_and(|v| v != "default"),
+                "--isolation",
+                "only Linux containers are made",
+            ),
             (self.builder.as_deref().is_some_and(|v| v != "default"), "--builder", "kiln builds in its own process"),
         ];
         if let Some((_, flag, why)) = unsupported.iter().find(|u| u.0) {
             return Err(format!("{flag} is not supported: {why}"));
         }
         let mut notes = Vec::new();
-        for (given, flag) in
-            [(self.rm.is_some(), "--rm"), (self.force_rm, "--force-rm"), (self.compress, "--compress")]
+        for (given, flag) in [(self.rm.is_some(), "--rm"), (self.force_rm, "--force-rm"), (self.compress, "--compress")]
         {
             if given {
-                notes.push(format!("{flag} changes nothing: there are no intermediate containers and no upload to a daemon"));
+                notes.push(format!(
+                    "{flag} changes nothing: there are no intermediate containers and no upload to a daemon"
+                ));
             }
         }
         Ok(notes)

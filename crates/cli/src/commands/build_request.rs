@@ -142,7 +142,8 @@ fn annotation(text: &str) -> Result<Annotation> {
     };
     let (kind, platform) = match prefix.split_once('[') {
         Some((kind, platform)) => {
-            let platform = platform.trim_end_matches(']').parse().map_err(|e| CliError::usage(format!("--annotation: {e}")))?;
+            let platform =
+                platform.trim_end_matches(']').parse().map_err(|e| CliError::usage(format!("--annotation: {e}")))?;
             (kind.to_owned(), Some(platform))
         }
         None => (prefix, None),
@@ -152,7 +153,11 @@ fn annotation(text: &str) -> Result<Annotation> {
         "index" => AnnotationTarget::Index,
         "manifest-descriptor" => AnnotationTarget::ManifestDescriptor,
         "index-descriptor" => AnnotationTarget::IndexDescriptor,
-        other => return Err(CliError::usage(format!("--annotation: {other:?} is not index, manifest, index-descriptor or manifest-descriptor"))),
+        other => {
+            return Err(CliError::usage(format!(
+                "--annotation: {other:?} is not index, manifest, index-descriptor or manifest-descriptor"
+            )));
+        }
     };
     Ok(Annotation { target, platform, key, value })
 }
@@ -177,13 +182,16 @@ fn secret(text: &str) -> Result<(String, SecretSource)> {
             "id" => id = Some(value),
             "src" | "source" => src = Some(value),
             "env" => env = Some(value),
-            _ => return Err(CliError::usage(format!("--secret: {key}={value} is not type=file|env, id=, src= or env="))),
+            _ => {
+                return Err(CliError::usage(format!(
+                    "--secret: {key}={value} is not type=file|env, id=, src= or env="
+                )));
+            }
         }
     }
     let id = id.filter(|i| !i.is_empty()).ok_or_else(|| CliError::usage(format!("--secret {text}: id= is missing")))?;
-    let from_env = |name: &str| {
-        std::env::var_os(name).map(std::os::unix::ffi::OsStringExt::into_vec).map(SecretSource::Value)
-    };
+    let from_env =
+        |name: &str| std::env::var_os(name).map(std::os::unix::ffi::OsStringExt::into_vec).map(SecretSource::Value);
     let missing = |name: &str| CliError::usage(format!("--secret id={id}: the environment variable {name} is not set"));
     let source = match (kind.as_deref(), src, env) {
         (_, None, Some(name)) => from_env(&name).ok_or_else(|| missing(&name))?,
@@ -192,7 +200,9 @@ fn secret(text: &str) -> Result<(String, SecretSource)> {
         (_, Some(path), None) => SecretSource::File(PathBuf::from(path)),
         (None, None, None) => from_env(&id).unwrap_or_else(|| SecretSource::File(PathBuf::from(&id))),
         (_, None, None) => SecretSource::File(PathBuf::from(&id)),
-        (_, Some(_), Some(_)) => return Err(CliError::usage(format!("--secret id={id}: src= and env= exclude each other"))),
+        (_, Some(_), Some(_)) => {
+            return Err(CliError::usage(format!("--secret id={id}: src= and env= exclude each other")));
+        }
     };
     Ok((id, source))
 }
@@ -202,7 +212,9 @@ fn ssh(text: &str) -> Result<(String, SshSource)> {
     let (id, paths) = text.split_once('=').unwrap_or((text, ""));
     if paths.is_empty() {
         let socket = std::env::var_os("SSH_AUTH_SOCK").filter(|s| !s.is_empty()).ok_or_else(|| {
-            CliError::usage(format!("--ssh {id}: SSH_AUTH_SOCK is not set: start an agent, or give a key: --ssh {id}=KEYFILE"))
+            CliError::usage(format!(
+                "--ssh {id}: SSH_AUTH_SOCK is not set: start an agent, or give a key: --ssh {id}=KEYFILE"
+            ))
         })?;
         return Ok((id.to_owned(), SshSource::Socket(PathBuf::from(socket))));
     }
@@ -291,13 +303,18 @@ fn resources(args: &BuildArgs) -> Result<Resources> {
         cgroup_parent: args.cgroup_parent.clone(),
     };
     if let Some(cpus) = &args.cpus {
-        let count: f64 = cpus.parse().ok().filter(|c| *c > 0.0).ok_or_else(|| CliError::usage(format!("--cpus {cpus}: expected a number such as 1.5")))?;
+        let count: f64 = cpus
+            .parse()
+            .ok()
+            .filter(|c| *c > 0.0)
+            .ok_or_else(|| CliError::usage(format!("--cpus {cpus}: expected a number such as 1.5")))?;
         r.cpu_period = Some(100_000);
         r.cpu_quota = Some((count * 100_000.0) as i64);
     }
     for text in &args.resources {
         let (name, value) = key_value("--resource", text)?;
-        let number = || value.parse::<i64>().map_err(|_| CliError::usage(format!("--resource {name}={value}: not a number")));
+        let number =
+            || value.parse::<i64>().map_err(|_| CliError::usage(format!("--resource {name}={value}: not a number")));
         match name.as_str() {
             "memory" => r.memory = Some(bytes("--resource memory", &value)?),
             "memory-swap" => r.memory_swap = Some(swap(&value)?),
@@ -334,7 +351,9 @@ fn outputs(args: &BuildArgs) -> Result<Vec<Output>> {
     if pushes && args.tags.is_empty() {
         return Err(CliError::usage("a result that is pushed needs a name: give -t NAME or name= in --output"));
     }
-    let stdout = |o: &&Output| matches!(o, Output::Tar(Destination::Stdout) | Output::Archive(ArchiveOutput { dest: Destination::Stdout, .. }));
+    let stdout = |o: &&Output| {
+        matches!(o, Output::Tar(Destination::Stdout) | Output::Archive(ArchiveOutput { dest: Destination::Stdout, .. }))
+    };
     if all.iter().filter(stdout).count() > 1 {
         return Err(CliError::usage("only one --output can go to standard output"));
     }
@@ -369,7 +388,11 @@ fn output(text: &str) -> Result<Output> {
         }
         "registry" => Output::Image(spec.image(true)?),
         "cacheonly" => Output::CacheOnly,
-        other => return Err(CliError::usage(format!("--output type={other} is not known: use image, registry, oci, docker, tar, local or cacheonly"))),
+        other => {
+            return Err(CliError::usage(format!(
+                "--output type={other} is not known: use image, registry, oci, docker, tar, local or cacheonly"
+            )));
+        }
     };
     spec.finish()?;
     Ok(output)
@@ -416,7 +439,9 @@ impl OutputSpec<'_> {
             None | Some("gzip") => Compression::Gzip,
             Some("zstd") => Compression::Zstd,
             Some("uncompressed") => Compression::Uncompressed,
-            Some(other) => return Err(CliError::usage(format!("--output compression={other}: use gzip, zstd or uncompressed"))),
+            Some(other) => {
+                return Err(CliError::usage(format!("--output compression={other}: use gzip, zstd or uncompressed")));
+            }
         };
         let level = self.take("compression-level").map(|l| l.parse::<i32>()).transpose();
         let level = level.ok().filter(|l| l.is_none_or(|l| (0..=22).contains(&l)));

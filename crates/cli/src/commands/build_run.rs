@@ -88,7 +88,11 @@ impl Lints {
     fn show(&self) {
         let kept = self.kept.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         if !kept.is_empty() {
-            eprintln!("\n{} warning{} found (`kiln build --check` shows the places):", kept.len(), if kept.len() == 1 { "" } else { "s" });
+            eprintln!(
+                "\n{} warning{} found (`kiln build --check` shows the places):",
+                kept.len(),
+                if kept.len() == 1 { "" } else { "s" }
+            );
             for lint in kept.iter() {
                 let rule = lint.rule.map(|r| format!("{}: ", r.name())).unwrap_or_default();
                 eprintln!(" - {rule}{}", lint.message);
@@ -105,4 +109,3 @@ impl EventSink for Lints {
         self.display.event(event);
     }
 }
-

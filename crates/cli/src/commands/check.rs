@@ -4,11 +4,11 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use kiln_engine::Engine;
+use kiln_engine::Steps;
 use kiln_engine::build::{Loaded, load, outline};
 use kiln_engine::events::NoEvents;
 use kiln_engine::frontend::{Outline, Target, targets};
 use kiln_engine::request::BuildRequest;
-use kiln_engine::Steps;
 
 use crate::error::{CliError, code};
 use crate::excerpt;
@@ -76,7 +76,10 @@ fn check(loaded: &Loaded, json: bool) -> Result<ExitCode, CliError> {
     Ok(if loaded.warnings.is_empty() { ExitCode::SUCCESS } else { ExitCode::from(code::CHECK) })
 }
 
-fn json_warning(w: &kiln_engine::dockerfile::Diagnostic, source: &kiln_engine::dockerfile::Source) -> serde_json::Value {
+fn json_warning(
+    w: &kiln_engine::dockerfile::Diagnostic,
+    source: &kiln_engine::dockerfile::Source,
+) -> serde_json::Value {
     let at = w.line_col(source);
     serde_json::json!({
         "ruleName": w.rule.map(|r| r.name()),
@@ -117,6 +120,11 @@ fn show_outline(outline: &Outline, json: bool) {
     println!("TARGET: {}", if outline.name.is_empty() { "(default)" } else { &outline.name });
     println!("\n{:<24} {:<24} DESCRIPTION", "BUILD ARG", "VALUE");
     for arg in &outline.args {
-        println!("{:<24} {:<24} {}", arg.name, arg.value.as_deref().unwrap_or(""), arg.description.as_deref().unwrap_or(""));
+        println!(
+            "{:<24} {:<24} {}",
+            arg.name,
+            arg.value.as_deref().unwrap_or(""),
+            arg.description.as_deref().unwrap_or("")
+        );
     }
 }

@@ -27,7 +27,13 @@ pub fn run(args: &LogsArgs, environment: &Environment) -> Result<ExitCode, CliEr
     if args.list {
         println!("{:<14} {:<22} {:<10} CONTEXT", "BUILD", "STARTED", "STATUS");
         for build in all {
-            println!("{:<14} {:<22} {:<10} {}", build.id, build.started.to_string(), format!("{:?}", build.status).to_lowercase(), build.info.context);
+            println!(
+                "{:<14} {:<22} {:<10} {}",
+                build.id,
+                build.started.to_string(),
+                format!("{:?}", build.status).to_lowercase(),
+                build.info.context
+            );
         }
         return Ok(ExitCode::SUCCESS);
     }
@@ -37,6 +43,7 @@ pub fn run(args: &LogsArgs, environment: &Environment) -> Result<ExitCode, CliEr
         (None, None) => return Err(CliError::failed("there was no build yet")),
     };
     let mut log = builds.open_log(&id).map_err(kiln_engine::Error::from)?;
-    std::io::copy(&mut log, &mut std::io::stdout()).map_err(|e| CliError::failed(format!("can't print the log: {e}")))?;
+    std::io::copy(&mut log, &mut std::io::stdout())
+        .map_err(|e| CliError::failed(format!("can't print the log: {e}")))?;
     Ok(ExitCode::SUCCESS)
 }

@@ -134,7 +134,11 @@ fn volume(text: &str) -> Result<BindMount, CliError> {
 }
 
 fn published(text: &str) -> Result<Published, CliError> {
-    let bad = || CliError::usage(format!("--publish {text}: the container is on the host's network, so only PORT:PORT with equal ports is possible"));
+    let bad = || {
+        CliError::usage(format!(
+            "--publish {text}: the container is on the host's network, so only PORT:PORT with equal ports is possible"
+        ))
+    };
     let (ports, _) = text.split_once('/').unwrap_or((text, "tcp"));
     let (host, container) = ports.rsplit_once(':').ok_or_else(bad)?;
     let host = host.rsplit(':').next().unwrap_or(host);

@@ -77,9 +77,14 @@ mod tests {
 
     #[test]
     fn sizes_are_dockers() {
-        for (bytes, shown) in
-            [(0, "0B"), (999, "999B"), (6_470_000, "6.47MB"), (295_000_000, "295MB"), (1_000, "1kB"), (2_910_000, "2.91MB")]
-        {
+        for (bytes, shown) in [
+            (0, "0B"),
+            (999, "999B"),
+            (6_470_000, "6.47MB"),
+            (295_000_000, "295MB"),
+            (1_000, "1kB"),
+            (2_910_000, "2.91MB"),
+        ] {
             assert_eq!(human_size(bytes), shown);
         }
     }

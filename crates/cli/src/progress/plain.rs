@@ -101,7 +101,8 @@ impl Renderer for Plain {
     fn event(&mut self, event: Event) {
         match event {
             Event::Step { id, name, .. } => {
-                let step = Step { name, number: None, started: None, partial: Vec::new(), last_progress: HashMap::new() };
+                let step =
+                    Step { name, number: None, started: None, partial: Vec::new(), last_progress: HashMap::new() };
                 self.steps.insert(id, step);
             }
             Event::Started { id, at } => {
