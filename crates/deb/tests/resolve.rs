@@ -143,7 +143,8 @@ fn subkeys_and_several_signatures() {
 #[test]
 fn wrong_keys_tampering_and_extra_text() {
     let world = World::with(&[simple()]);
-    let good = world.server.state.lock().unwrap().files[&world.server.path("InRelease")].clone();
+    let path = world.server.path("InRelease");
+    let good = world.server.state.lock().unwrap().files[&path].clone();
     let set = |bytes: Vec<u8>| world.server.edit("InRelease", |f| *f = bytes);
     let text = String::from_utf8(good.clone()).unwrap();
     set(text.replace("Origin: Debian", "Origin: Debiam").into_bytes());
