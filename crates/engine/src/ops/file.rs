@@ -169,6 +169,8 @@ impl Work<'_> {
 
     /// Through a mount of the target, where the kernel does what an archive's entries want of existing files.
     fn unpack(&self, action: &CopyAction, reader: Box<dyn Read + Send>) -> Result<()> {
+        // A volatile mount leaves a mark there that forbids a second one, as after a crash; this is the same life.
+        let _ = std::fs::remove_dir_all(self.draft.work().join("work/incompat"));
         let view = self.job.engine.views.writable(self.base, self.draft.fs(), self.draft.work())?;
         let owner = self.owner(action.owner.as_ref())?;
         let dest = Path::new(&action.dest);
