@@ -30,6 +30,15 @@ pub struct Keyring {
     pub digest: kiln_oci::Digest,
 }
 
+/// The times that a signature is judged by.
+#[derive(Debug, Clone, Copy)]
+pub struct Clock {
+    /// Now: nothing may be from after it.
+    pub now: i64,
+    /// When the signed text was current: what had expired then does not count. The same, unless it is a snapshot.
+    pub current: i64,
+}
+
 /// What a good signature says.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Good {
@@ -113,17 +122,17 @@ impl Keyring {
     }
 
     /// Verifies a clear-signed text; gives back the text that was signed, and nothing else of the file.
-    pub fn verify_inline(&self, url: &str, bytes: &[u8], now: i64) -> Result<(Vec<u8>, Good)> {
+    pub fn verify_inline(&self, url: &str, bytes: &[u8], clock: Clock) -> Result<(Vec<u8>, Good)> {
         let fail = |reason: String| Error::Signature { url: url.to_owned(), reason };
         let text = std::str::from_utf8(bytes).map_err(|_| fail("it is not text".into()))?;
         let (message, _) = CleartextSignedMessage::from_string(text).map_err(|error| fail(error.to_string()))?;
         let signed = message.signed_text().into_bytes();
-        let good = self.verify(message.signatures(), &signed, now).map_err(fail)?;
+        let good = self.verify(message.signatures(), &signed, clock).map_err(fail)?;
         Ok((signed, good))
     }
 
     /// Verifies detached signatures, armored or binary.
-    pub fn verify_detached(&self, url: &str, bytes: &[u8], signature: &[u8], now: i64) -> Result<Good> {
+    pub fn verify_detached(&self, url: &str, bytes: &[u8], signature: &[u8], clock: Clock) -> Result<Good> {
         let fail = |reason: String| Error::Signature { url: url.to_owned(), reason };
         let parsed: pgp::errors::Result<Vec<DetachedSignature>> = match is_armored(signature) {
             true => DetachedSignature::from_armor_many(signature).and_then(|(all, _)| all.take(100).collect()),
@@ -131,18 +140,18 @@ impl Keyring {
         };
         let signatures: Vec<Signature> =
             parsed.map_err(|error| fail(error.to_string()))?.into_iter().map(|s| s.signature).collect();
-        self.verify(&signatures, bytes, now).map_err(fail)
+        self.verify(&signatures, bytes, clock).map_err(fail)
     }
 
     /// The best of the good signatures, or what is wrong with each.
-    fn verify(&self, signatures: &[Signature], signed: &[u8], now: i64) -> Result<Good, String> {
+    fn verify(&self, signatures: &[Signature], signed: &[u8], clock: Clock) -> Result<Good, String> {
         if signatures.is_empty() {
             return Err("it has no signature".into());
         }
         let mut good: Option<Good> = None;
         let mut faults = Vec::new();
         for signature in signatures.iter().take(100) {
-            match self.check(signature, signed, now) {
+            match self.check(signature, signed, clock) {
                 Ok(found) => {
                     let longer = |have: &Good| have.not_after.is_some_and(|t| found.not_after.is_none_or(|f| f > t));
                     if good.as_ref().is_none_or(longer) {
@@ -155,7 +164,7 @@ impl Keyring {
         good.ok_or_else(|| faults.join("; "))
     }
 
-    fn check(&self, signature: &Signature, signed: &[u8], now: i64) -> Result<Good, String> {
+    fn check(&self, signature: &Signature, signed: &[u8], clock: Clock) -> Result<Good, String> {
         let issuer = issuer_name(signature);
         match signature.typ() {
             Some(SignatureType::Binary | SignatureType::Text) => {}
@@ -176,18 +185,18 @@ impl Keyring {
         }
         let created = signature.created().map(|t| i64::from(t.as_secs()));
         let created = created.ok_or_else(|| format!("the one by {issuer} has no date"))?;
-        if created > now + CLOCK_SKEW {
+        if created > clock.now + CLOCK_SKEW {
             return Err(format!("the one by {issuer} is from {}, in the future", crate::time::day(created)));
         }
         let lifetime = signature.signature_expiration_time().map(|d| i64::from(d.as_secs())).filter(|d| *d > 0);
         let expires = lifetime.map(|d| created + d);
-        if let Some(at) = expires.filter(|at| *at <= now) {
+        if let Some(at) = expires.filter(|at| *at <= clock.current) {
             return Err(format!("the one by {issuer} expired on {}", crate::time::day(at)));
         }
         let mut fault = format!("key {issuer} is not in the keyring");
         for certificate in &self.certificates {
             for key in candidates(certificate, signature) {
-                match self.check_with(certificate, key, signature, (signed, created, now)) {
+                match self.check_with(certificate, key, signature, (signed, created, clock.current)) {
                     Ok(key_expires) => {
                         let not_after = [expires, key_expires].into_iter().flatten().min();
                         return Ok(Good { signer: certificate.fingerprint().to_string(), not_after });

@@ -12,7 +12,7 @@ use crate::deb822::Paragraphs;
 use crate::error::{Error, Result};
 use crate::fetch::{Answer, Fetcher, Validators};
 use crate::files;
-use crate::keyring::{Good, Keyring};
+use crate::keyring::{Clock, Good, Keyring};
 use crate::sources::Repository;
 use crate::time;
 
@@ -146,6 +146,10 @@ impl Check<'_> {
         self.at.unwrap_or(self.context.now)
     }
 
+    fn clock(&self) -> Clock {
+        Clock { now: self.context.now, current: self.now() }
+    }
+
     fn still_good(&self, cached: &Cached) -> bool {
         let expired = |until: Option<i64>| until.is_some_and(|until| until <= self.now());
         let ignored = !self.fetcher.conf().flag("Acquire::Check-Valid-Until", true) || self.at.is_some();
@@ -171,24 +175,22 @@ impl Check<'_> {
         match self.fetcher.get(&url, MAX_RELEASE, known)? {
             Answer::NotModified => return Ok(Fetched::Same),
             Answer::Body(bytes, validators) => {
-                let (text, good) = keyring.verify_inline(&shown, &bytes, self.now())?;
+                let (text, good) = keyring.verify_inline(&shown, &bytes, self.clock())?;
                 return Ok(Fetched::New { release: parse(&shown, &text)?, good, validators });
             }
             Answer::NotFound => {}
         }
         let url = format!("{base}/Release");
         let shown = redact(&url);
-        let Answer::Body(text, validators) = self.fetcher.get(&url, MAX_RELEASE, &Validators::default())? else {
+        let Answer::Body(text, _) = self.fetcher.get(&url, MAX_RELEASE, &Validators::default())? else {
             return Ok(Fetched::Absent);
         };
         let reason =
             || Error::Signature { url: shown.clone(), reason: "there is neither InRelease nor Release.gpg".into() };
         match self.fetcher.get(&format!("{url}.gpg"), MAX_RELEASE, &Validators::default())? {
             Answer::Body(signature, _) => {
-                let good = keyring.verify_detached(&shown, &text, &signature, self.now())?;
+                let good = keyring.verify_detached(&shown, &text, &signature, self.clock())?;
                 // Release and its signature are two files, so that "not modified" of one says nothing.
-                let validators = Validators { etag: None, ..validators };
-                let _ = validators;
                 Ok(Fetched::New { release: parse(&shown, &text)?, good, validators: Validators::default() })
             }
             _ => Err(reason()),

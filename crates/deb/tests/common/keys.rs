@@ -128,10 +128,13 @@ impl Key {
                 flaws.signature_lifetime.map(|s| SubpacketData::SignatureExpirationTime(Duration::from_secs(s)));
             let at = flaws.signed_at.unwrap_or(NOW as u32 - 3600);
             let mut config = config(typ, key, at, lifetime.into_iter().collect());
-            if flaws.sha1 {
-                config.hash_alg = HashAlgorithm::Sha1;
+            let good = config.clone().sign(key, &Password::empty(), text).unwrap();
+            if !flaws.sha1 {
+                return good;
             }
-            config.sign(key, &Password::empty(), text).unwrap()
+            // Ed25519 refuses to make one, so that only its announcement is real.
+            config.hash_alg = HashAlgorithm::Sha1;
+            Signature::from_config(config, [0, 0], good.signature().unwrap().clone()).unwrap()
         }
         match &self.subkey {
             Some(sub) => sign(sub, &self.flaws, typ, text),
