@@ -10,7 +10,7 @@ use kiln_graph::Selector;
 use kiln_oci::{Digest, Hasher};
 use kiln_rootfs::apply::{ExtractOptions, extract};
 use kiln_rootfs::copy::{CopyRequest, copy};
-use kiln_rootfs::{ContextTree, Ignore, Root, Source, Stack, StatCache, Target, fileops};
+use kiln_rootfs::{ContextTree, Ignore, Owner, Root, Source, Stack, StatCache, Target, fileops};
 use kiln_store::{Scratch, Snapshot};
 
 use crate::engine::Engine;
@@ -288,12 +288,13 @@ pub fn digest_tree(engine: &Engine, snapshot: &Snapshot, selectors: &[Selector])
     combined(selectors, |selector| digest_one(Source::Stack(&stack), selector))
 }
 
-/// Copies the content of a directory into another.
-pub fn copy_all(from: &Root, path: &Path, to: &Root) -> Result<()> {
+/// Copies the content of a directory into another. Without `owner` files keep theirs.
+pub fn copy_all(from: &Root, path: &Path, to: &Root, owner: Option<Owner>) -> Result<()> {
     let stack: Stack = from.clone().into();
     let request = CopyRequest {
         select: kiln_rootfs::Selector { sources: vec![path.to_owned()], ..kiln_rootfs::Selector::default() },
         dest: PathBuf::from("/"),
+        owner,
         ..CopyRequest::default()
     };
     copy(&request, Source::Stack(&stack), &Target::scratch(to.clone()))?;

@@ -9,7 +9,7 @@ use kiln_dockerfile::Source;
 use kiln_executor::CancelToken;
 use kiln_graph::{Graph, Selector};
 use kiln_oci::{Digest, Platform};
-use kiln_rootfs::Root;
+use kiln_rootfs::{Owner, Ownership, Root};
 use kiln_secrets::Redactor;
 use kiln_store::LayerMeta;
 
@@ -135,12 +135,13 @@ impl Job {
 
     /// Copies a directory's content; for the first content of a cache mount.
     pub fn copy_tree(&self, from: &Root, path: &Path, to: &Root) -> Result<()> {
-        crate::contexts::copy_all(from, path, to)
+        crate::contexts::copy_all(from, path, to, None)
     }
 
-    /// Copies a result out of the store. The user who asks owns it.
+    /// Copies a result out of the store. Who has a single id owns all of it, as nothing else is possible.
     pub fn copy_out(&self, from: &Root, to: &Root) -> Result<()> {
-        crate::contexts::copy_all(from, Path::new("/"), to)
+        let owner = (self.engine.ownership == Ownership::Recorded).then_some(Owner { uid: 0, gid: 0 });
+        crate::contexts::copy_all(from, Path::new("/"), to, owner)
     }
 
     /// A socket of an ssh agent for one step, with the owner and mode that the step wants.

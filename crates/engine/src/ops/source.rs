@@ -24,7 +24,7 @@ pub fn fetch(job: &Job, vertex: &Vertex, source: &SourceOp, step: &Step) -> Resu
             let auth = job.resolved.git_auth(&url.remote)?;
             let checkout = fetcher.checkout(&url, &commit, &auth, &scratch.path().join("tree"))?;
             let root = Root::open(&checkout.dir)?;
-            let snapshot = new_layer(job, |to| crate::contexts::copy_all(&root, Path::new("/"), to))?;
+            let snapshot = new_layer(job, |to| crate::contexts::copy_all(&root, Path::new("/"), to, None))?;
             Ok(snapshot)
         }
         Some(Meaning::Http(file)) => {
