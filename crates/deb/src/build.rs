@@ -8,6 +8,7 @@ use kiln_oci::{History, ImageConfig, Timestamp};
 use kiln_rootfs::{Ownership, Root};
 
 use crate::context::{Context, Event, redact};
+use crate::deb::Deb;
 use crate::error::{Error, Result};
 use crate::fetch::{Expected, Fetcher};
 use crate::resolution::{Resolution, ResolvedPackage};
@@ -111,38 +112,50 @@ pub fn build(resolution: &Resolution, dest: &Path, context: &Context<'_>, option
         return Err(Error::NoRunner);
     }
     let root = Root::open(dest)?.with_ownership(options.ownership);
-    prepare_packages(resolution, context)?;
-    let mut certificates = false;
-    match (resolution.variant, options.configure) {
-        (Variant::Minbase, Some(configure)) => {
-            let unpacked = unpack::unpack(resolution, context, &root, &|_, _| true)?;
-            minbase::finish(&root, dest, resolution, context, (&unpacked, configure))?;
+    fetch(resolution, context)?;
+    let certificates = match fill(resolution, dest, &root, context, options) {
+        // A package in the cache was damaged on disk after it had been verified.
+        Err(Error::Hash { .. } | Error::Size { .. }) => {
+            remove_damaged(resolution, context)?;
+            fetch(resolution, context)?;
+            root.remove_all(Path::new(""))?;
+            fill(resolution, dest, &root, context, options)?
         }
-        _ => {
-            let docs = resolution.spec.docs;
-            let unpacked = unpack::unpack(resolution, context, &root, &|_, path| distroless::keep(path, docs))?;
-            distroless::finish(&root, resolution, &unpacked)?;
-            certificates = distroless::has_certificates(&root)?;
-        }
-    }
+        filled => filled?,
+    };
     tidy::clamp_times(&root, resolution.date)?;
     context.check()?;
     Ok(Built { config: config(resolution, certificates) })
 }
 
-/// Downloads, and replaces packages in the cache that were damaged on disk.
-fn prepare_packages(resolution: &Resolution, context: &Context<'_>) -> Result<()> {
-    fetch(resolution, context)?;
-    let mut damaged = false;
+/// Unpacks and finishes; tells whether there are certificates.
+fn fill(
+    resolution: &Resolution,
+    dest: &Path,
+    root: &Root,
+    context: &Context<'_>,
+    options: &BuildOptions<'_>,
+) -> Result<bool> {
+    if let (Variant::Minbase, Some(configure)) = (resolution.variant, options.configure) {
+        let unpacked = unpack::unpack(resolution, context, root, &|_, _| true)?;
+        minbase::finish(root, dest, resolution, context, (&unpacked, configure))?;
+        return Ok(false);
+    }
+    let docs = resolution.spec.docs;
+    let unpacked = unpack::unpack(resolution, context, root, &|_, path| distroless::keep(path, docs))?;
+    distroless::finish(root, resolution, &unpacked)?;
+    distroless::has_certificates(root)
+}
+
+/// Removes packages from the cache that are not what their name says.
+fn remove_damaged(resolution: &Resolution, context: &Context<'_>) -> Result<()> {
     for package in &resolution.packages {
         let path = context.deb_path(&package.sha256);
-        let length = std::fs::metadata(&path).map_err(Error::io(&path))?.len();
-        if length != package.size {
+        if let Err(Error::Hash { .. } | Error::Size { .. }) = Deb::verify(&path, &package.sha256, package.size) {
             std::fs::remove_file(&path).map_err(Error::io(&path))?;
-            damaged = true;
         }
     }
-    if damaged { fetch(resolution, context) } else { Ok(()) }
+    Ok(())
 }
 
 impl Resolution {

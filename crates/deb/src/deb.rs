@@ -42,18 +42,7 @@ pub struct ControlFile {
 impl Deb {
     /// Opens a package after checking its size and hash.
     pub fn open(path: &Path, package: &str, sha256: &[u8; 32], size: u64) -> Result<Self> {
-        let mut file = File::open(path).map_err(Error::io(path))?;
-        let actual = file.metadata().map_err(Error::io(path))?.len();
-        let shown = || path.display().to_string();
-        if actual != size {
-            return Err(Error::Size { url: shown(), expected: size, actual, more: false });
-        }
-        let mut hasher = Hasher::new();
-        std::io::copy(&mut file, &mut hasher).map_err(Error::io(path))?;
-        let hash = hasher.finish();
-        if hash.bytes() != sha256 {
-            return Err(Error::Hash { url: shown(), expected: files::hex(sha256), actual: hash.hex() });
-        }
+        let mut file = Self::verify(path, sha256, size)?;
         let bad = |reason: &str| Error::Package { package: package.to_owned(), reason: reason.to_owned() };
         let members = members(&mut file, size).map_err(|reason| bad(&reason))?;
         let find = |stem: &str| {
@@ -72,6 +61,23 @@ impl Deb {
         };
         let (control, data) = (find("control.tar")?, find("data.tar")?);
         Ok(Self { file, control, data, size })
+    }
+
+    /// Opens a file that must have this size and hash.
+    pub fn verify(path: &Path, sha256: &[u8; 32], size: u64) -> Result<File> {
+        let mut file = File::open(path).map_err(Error::io(path))?;
+        let actual = file.metadata().map_err(Error::io(path))?.len();
+        let shown = || path.display().to_string();
+        if actual != size {
+            return Err(Error::Size { url: shown(), expected: size, actual, more: false });
+        }
+        let mut hasher = Hasher::new();
+        std::io::copy(&mut file, &mut hasher).map_err(Error::io(path))?;
+        let hash = hasher.finish();
+        match hash.bytes() == sha256 {
+            true => Ok(file),
+            false => Err(Error::Hash { url: shown(), expected: files::hex(sha256), actual: hash.hex() }),
+        }
     }
 
     fn stream(&self, member: Member, limit: u64) -> std::io::Result<LimitReader<Box<dyn Read + Send>>> {

@@ -55,6 +55,19 @@ impl Plan {
         }
         placed
     }
+
+    /// Where an entry itself goes, and whether it is left out because a link stands there: a directory that another
+    /// package makes a link, or one of the links at the top, which kiln makes.
+    fn place_entry(&self, path: &str, kind: EntryKind) -> (String, bool) {
+        let Some((dir, name)) = path.rsplit_once('/') else {
+            return (self.place(path), self.merged.contains_key(path));
+        };
+        let own = format!("{}/{name}", self.place(dir));
+        if !self.merged.contains_key(&own) {
+            return (own, false);
+        }
+        if kind == EntryKind::Symlink { (own, false) } else { (self.place(&own), true) }
+    }
 }
 
 /// The leading directories of a path, shortest first, and the path itself last.
@@ -124,10 +137,10 @@ impl<'a, R: Read> Repack<'a, R> {
             if path.is_empty() {
                 continue;
             }
-            let placed = self.plan.place(&path);
             self.check(&entry, &path)?;
+            let (placed, hidden) = self.plan.place_entry(&path, entry.kind);
             let kept = (self.keep)(&path)
-                && !self.plan.merged.contains_key(&path)
+                && !hidden
                 && !self.plan.suppressed.contains(&(self.package.to_owned(), placed.clone()));
             let link = match entry.kind {
                 EntryKind::HardLink => self.plan.place(&clean(&entry.link)?),

@@ -339,26 +339,13 @@ fn passwords_in_addresses_are_not_shown() {
 
 #[test]
 fn hostile_indexes() {
-    for (bad, text) in [
-        ("Filename: ../../../etc/passwd", "not a path in the archive"),
-        ("Filename: http://elsewhere/x.deb", "not a path in the archive"),
-        ("Version: 1/../2", "not a name and version"),
-        ("Package: ../x", "not a name and version"),
-    ] {
-        let (name, _) = bad.split_once(':').unwrap();
+    // Paths that lead out of the archive are in the unit tests of the index.
+    for (field, value) in [("Version", "1/../2"), ("Package", "../x")] {
         let mut hostile = simple();
-        hostile.components.get_mut("main").unwrap().push(pkg("zz", "1").field(name, bad.split_once(": ").unwrap().1));
-        if name == "Filename" {
-            // The archive's own field comes later and would win: the last one counts, so make it the bad one.
-            let world = World::new();
-            hostile.publish_with(&world.server, |release| {
-                vec![("InRelease".into(), world.key.sign_inline(release).into_bytes())]
-            });
-            continue;
-        }
+        hostile.components.get_mut("main").unwrap().push(pkg("zz", "1").field(field, value));
         let world = World::with(&[hostile]);
         let error = world.fails("bookworm?packages=app");
-        assert!(error.contains(text), "{error}");
+        assert!(error.contains("not a name and version"), "{error}");
     }
 }
 
