@@ -1,0 +1,270 @@
+//! Many at once, interrupted, killed, without root.
+#![allow(clippy::unwrap_used)]
+
+mod support;
+
+use std::io::{BufRead, BufReader};
+use std::os::unix::fs::PermissionsExt;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use support::*;
+
+/// Starts a build and returns once its output holds `mark`.
+fn until(s: &Sandbox, mark: &str) -> (Child, std::thread::JoinHandle<String>) {
+    let mut child = s.command(["build", "--progress=plain", "ctx"]).stderr(Stdio::piped()).spawn().unwrap();
+    let mut lines = BufReader::new(child.stderr.take().unwrap());
+    let mut seen = String::new();
+    while !seen.contains(mark) {
+        assert!(lines.read_line(&mut seen).unwrap() > 0, "{seen}");
+    }
+    let rest = std::thread::spawn(move || {
+        for line in lines.lines().map_while(Result::ok) {
+            seen.push_str(&line);
+            seen.push('\n');
+        }
+        seen
+    });
+    (child, rest)
+}
+
+/// Whether a process anywhere has this word among its arguments.
+fn process_with(word: &str) -> bool {
+    let processes = std::fs::read_dir("/proc").unwrap().flatten();
+    processes
+        .filter_map(|p| std::fs::read(p.path().join("cmdline")).ok())
+        .any(|c| String::from_utf8_lossy(&c).split('\0').any(|a| a == word))
+}
+
+fn wait_until(what: &str, mut done: impl FnMut() -> bool) {
+    let start = Instant::now();
+    while !done() {
+        assert!(start.elapsed() < Duration::from_secs(10), "{what}");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}
+
+#[test]
+fn sleeping_stages_run_in_parallel() {
+    let stages: String = (0..12).map(|i| format!("FROM base AS s{i}\nRUN sleep 1 && echo {i} > /r{i}\n")).collect();
+    let copies: String = (0..12).map(|i| format!("COPY --from=s{i} /r{i} /\n")).collect();
+    let Some(s) = Sandbox::new(&format!("{BASE}{stages}FROM scratch\n{copies}")) else { return };
+    s.build(&["--target", "base"]).ok();
+    let start = Instant::now();
+    let out = s.export(&[]);
+    let elapsed = start.elapsed();
+    assert_eq!(names(out).len(), 12);
+    assert!(elapsed < Duration::from_secs(4), "{elapsed:?}");
+}
+
+#[test]
+fn builds_at_once_run_each_step_once() {
+    let Some(s) = Sandbox::new(&format!(
+        "{BASE}FROM base AS a\nRUN sleep 0.2 && echo a\nFROM base AS b\nCOPY --from=a /bin/busybox /x\nRUN sleep 0.2\n"
+    )) else {
+        return;
+    };
+    let children: Vec<Child> = (0..6)
+        .map(|_| {
+            s.command(["build", "--progress=plain", "-t", "same", "ctx"])
+                .stdout(Stdio::piped())
+                .stderr(Stdio::piped())
+                .spawn()
+                .unwrap()
+        })
+        .collect();
+    let runs: Vec<Run> = children.into_iter().map(|c| Run::from(c.wait_with_output().unwrap()).ok()).collect();
+    for step in ["COPY busybox", "RUN [\"/bin/busybox\"", "RUN sleep 0.2 && echo a", "COPY --from=a", "RUN sleep 0.2"] {
+        let ran = runs.iter().filter(|r| r.stderr.contains(step) && r.step(step) == "DONE").count();
+        assert!(ran <= 1, "{step} ran {ran} times");
+    }
+    let executed: usize = runs.iter().map(|r| r.executed().len()).sum();
+    assert_eq!(executed, 5);
+    assert_eq!(s.build(&[]).ok().executed(), [""; 0]);
+}
+
+#[test]
+fn an_interrupt_ends_all_processes_at_once() {
+    let Some(s) = Sandbox::new(&format!("{BASE}RUN trap '' INT TERM; echo started; sleep 76543.21\n")) else { return };
+    let (mut child, rest) = until(&s, " started");
+    wait_until("the step sleeps", || process_with("76543.21"));
+    let start = Instant::now();
+    // SAFETY: the process is our child and has not been waited for.
+    assert_eq!(unsafe { libc::kill(i32::try_from(child.id()).unwrap(), libc::SIGINT) }, 0);
+    let status = child.wait().unwrap();
+    let elapsed = start.elapsed();
+    let output = rest.join().unwrap();
+    assert_eq!(status.code(), Some(130), "{output}");
+    assert!(elapsed < Duration::from_secs(2), "{elapsed:?}");
+    assert!(!process_with("76543.21"), "the step still runs");
+    assert_eq!(names(s.path("store/tmp")), [""; 0], "nothing is left in tmp");
+    let mounts = std::fs::read_to_string("/proc/self/mounts").unwrap();
+    assert!(!mounts.contains(s.path("store").to_str().unwrap()), "{mounts}");
+}
+
+#[test]
+fn a_killed_build_is_forgotten_silently() {
+    let Some(s) =
+        Sandbox::new(&format!("{BASE}RUN echo first > /first\nRUN echo started; test -e /skip || sleep 65432.1\n"))
+    else {
+        return;
+    };
+    for _ in 0..2 {
+        let (mut child, rest) = until(&s, " started");
+        child.kill().unwrap();
+        child.wait().unwrap();
+        rest.join().unwrap();
+        wait_until("the step ends with its build", || !process_with("65432.1"));
+    }
+    s.file("Dockerfile", format!("{BASE}RUN echo first > /first\nRUN echo second > /second\n"));
+    let run = s.build(&["-o", "out"]).ok();
+    assert!(!run.stderr.to_lowercase().contains("warn") && !run.stderr.contains("error"), "{}", run.stderr);
+    assert_eq!(run.step("RUN echo first"), "CACHED", "what was done before the kill is kept");
+    assert_eq!(names(s.path("out")), ["bin", "first", "second"]);
+    s.build(&["-o", "out"]).ok();
+    assert_eq!(names(s.path("store/tmp")), [""; 0]);
+    assert_eq!(names(s.path("store/leases")), [""; 0]);
+}
+
+#[test]
+fn one_failure_ends_what_runs_beside_it() {
+    let Some(s) = Sandbox::new(&format!(
+        "{BASE}FROM base AS slow\nRUN sleep 54321.9\nFROM base AS bad\nRUN sleep 0.3; exit 5\nFROM scratch\nCOPY --from=slow /x /\nCOPY --from=bad /x /\n"
+    )) else {
+        return;
+    };
+    let start = Instant::now();
+    s.build(&[]).fails(1).says(&["exit code: 5"]);
+    assert!(start.elapsed() < Duration::from_secs(5), "{:?}", start.elapsed());
+    assert!(!process_with("54321.9"));
+}
+
+#[test]
+fn a_user_without_privileges_builds_and_runs() {
+    if !is_root() {
+        return; // all the other tests are this test then
+    }
+    let dockerfile = format!(
+        "{BASE}RUN id -u > /uid && mkdir -p /d && chmod 700 /d\nCOPY --chown=12:13 f /f\nRUN test -s /f && touch /owned\n"
+    );
+    let Some(mut s) = Sandbox::new(&dockerfile) else { return };
+    s.file("f", "f");
+    let uid = 54321;
+    // The sandbox and the binary must be within reach of that user.
+    std::fs::set_permissions(s.path(""), std::fs::Permissions::from_mode(0o755)).unwrap();
+    let binary = s.path("kiln");
+    std::fs::copy(env!("CARGO_BIN_EXE_kiln"), &binary).unwrap();
+    for dir in ["home", "ustore", "uout"] {
+        std::fs::create_dir_all(s.path(dir)).unwrap();
+        std::os::unix::fs::chown(s.path(dir), Some(uid), Some(uid)).unwrap();
+    }
+    s.env("KILN_ROOT", s.path("ustore").to_str().unwrap());
+    let user = |program: &std::ffi::OsStr, args: &[&str]| -> Run {
+        use std::os::unix::process::CommandExt;
+        let mut command = Command::new(program);
+        command.args(args).env_clear().current_dir(s.path("")).stdin(Stdio::null());
+        command.env("PATH", "/usr/bin:/bin").env("HOME", s.path("home")).env("KILN_ROOT", s.path("ustore"));
+        command.uid(uid).gid(uid).output().unwrap().into()
+    };
+    if user("unshare".as_ref(), &["-Urm", "true"]).code != 0 {
+        eprintln!("SKIPPED: this kernel lets users make no user namespaces");
+        return;
+    }
+    user(binary.as_os_str(), &["build", "--progress=plain", "-t", "mine", "ctx"]).ok();
+    let again = user(binary.as_os_str(), &["build", "--progress=plain", "-t", "mine", "ctx"]).ok();
+    assert_eq!(again.executed(), [""; 0], "{}", again.stderr);
+    let shown = user(binary.as_os_str(), &["run", "mine", "cat", "/uid", "/f"]).ok();
+    assert_eq!(shown.stdout, "0\nf");
+    user(binary.as_os_str(), &["build", "--progress=plain", "-o", "uout/tree", "ctx"]).ok();
+    assert_eq!(text(s.path("uout/tree/f")), "f");
+}
+
+#[test]
+fn the_digest_does_not_depend_on_who_builds() {
+    if !is_root() {
+        return;
+    }
+    let Some(mut s) =
+        Sandbox::new(&format!("{BASE}COPY --chown=12:13 f /f\nRUN mkdir /d && chmod 1770 /d && echo x > /d/x\n"))
+    else {
+        return;
+    };
+    s.file("f", "f");
+    s.env("SOURCE_DATE_EPOCH", "1600000000");
+    s.build(&["-o", "type=oci,dest=root.tar,rewrite-timestamp=true"]).ok();
+    let uid = 54322;
+    std::fs::set_permissions(s.path(""), std::fs::Permissions::from_mode(0o755)).unwrap();
+    std::fs::copy(env!("CARGO_BIN_EXE_kiln"), s.path("kiln")).unwrap();
+    std::fs::create_dir(s.path("mine")).unwrap();
+    std::os::unix::fs::chown(s.path("mine"), Some(uid), Some(uid)).unwrap();
+    use std::os::unix::process::CommandExt;
+    let run = |program: &str, args: &[&str]| -> Run {
+        let mut command = Command::new(program);
+        command.args(args).env_clear().current_dir(s.path("")).stdin(Stdio::null()).env("PATH", "/usr/bin:/bin");
+        command
+            .env("HOME", s.path("mine"))
+            .env("KILN_ROOT", s.path("mine/store"))
+            .env("SOURCE_DATE_EPOCH", "1600000000");
+        command.uid(uid).gid(uid).output().unwrap().into()
+    };
+    if run("unshare", &["-Urm", "true"]).code != 0 {
+        eprintln!("SKIPPED: this kernel lets users make no user namespaces");
+        return;
+    }
+    run(
+        s.path("kiln").to_str().unwrap(),
+        &["build", "--progress=plain", "-o", "type=oci,dest=mine/user.tar,rewrite-timestamp=true", "ctx"],
+    )
+    .ok();
+    assert!(
+        std::fs::read(s.path("root.tar")).unwrap() == std::fs::read(s.path("mine/user.tar")).unwrap(),
+        "the archives differ"
+    );
+}
+
+#[test]
+fn a_store_of_a_newer_version_is_left_alone() {
+    let s = Sandbox::bare("FROM scratch\nCOPY busybox /b\n");
+    s.build(&[]).ok();
+    let db = s.path("store/kiln.db");
+    // The version is a 4-byte big-endian number at offset 60 of an SQLite file.
+    let mut bytes = std::fs::read(&db).unwrap();
+    for extra in ["store/kiln.db-wal", "store/kiln.db-shm"] {
+        let _ = std::fs::remove_file(s.path(extra));
+    }
+    bytes[60..64].copy_from_slice(&9999u32.to_be_bytes());
+    std::fs::write(&db, &bytes).unwrap();
+    let run = s.build(&[]).fails(1);
+    assert!(run.stderr.contains("newer"), "{}", run.stderr);
+    assert!(std::fs::read(&db).unwrap() == bytes);
+}
+
+#[test]
+fn a_full_disk_is_one_clear_error() {
+    if !is_root() {
+        return;
+    }
+    let Some(mut s) = Sandbox::new(&format!("{BASE}RUN dd if=/dev/zero of=/big bs=1M count=64\n")) else { return };
+    // A small file system of its own, in a mount namespace of its own, that goes when the build ends.
+    let small = s.path("small");
+    std::fs::create_dir(&small).unwrap();
+    s.env("KILN_ROOT", small.join("store").to_str().unwrap());
+    let script = format!(
+        "mount -t tmpfs -o size=24m x {} && exec {} build --progress=plain ctx",
+        small.display(),
+        env!("CARGO_BIN_EXE_kiln")
+    );
+    let mut command = Command::new("unshare");
+    command
+        .args(["-m", "sh", "-c", &script])
+        .current_dir(s.path(""))
+        .env("KILN_ROOT", small.join("store"))
+        .env("HOME", s.path("home"));
+    let run: Run = command.output().unwrap().into();
+    if run.stderr.contains("unshare failed") || run.stderr.contains("mount:") {
+        eprintln!("SKIPPED: no mount namespace: {}", run.stderr);
+        return;
+    }
+    let run = run.fails(1);
+    assert!(run.stderr.contains("space"), "{}", run.stderr);
+}
