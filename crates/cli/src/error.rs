@@ -4,8 +4,12 @@ use std::io::IsTerminal;
 
 use kiln_engine::Error;
 use kiln_engine::error::{Cause, StepError};
+use kiln_engine::leaks::Leak;
 
 use crate::excerpt;
+
+/// More leaks than this are only counted.
+const MOST_LEAKS: usize = 10;
 
 /// Exit codes; documented in `kiln help`.
 pub mod code {
@@ -84,7 +88,7 @@ impl From<Error> for CliError {
             }
             Error::Step(step) => step_error(*step),
             Error::Leaks(leaks) => {
-                let list: String = leaks.iter().map(|l| format!("\n  {}\n    {}", l.describe(), l.remedy())).collect();
+                let list = leak_list(&leaks);
                 Self::failed(format!("the result was not written: it holds secrets{list}"))
                     .with_hint("--leaks=warn writes it all the same")
                     .with_code(code::LEAK)
@@ -97,6 +101,22 @@ impl From<Error> for CliError {
             }
         }
     }
+}
+
+/// What was found and what to do about it; the same advice once.
+fn leak_list(leaks: &[Leak]) -> String {
+    let mut list = String::new();
+    for (index, leak) in leaks.iter().enumerate().take(MOST_LEAKS) {
+        list.push_str(&format!("\n  {}", leak.describe()));
+        let next = leaks.get(index + 1).filter(|_| index + 1 < MOST_LEAKS);
+        if next.is_none_or(|n| n.remedy() != leak.remedy()) {
+            list.push_str(&format!("\n    {}", leak.remedy()));
+        }
+    }
+    if leaks.len() > MOST_LEAKS {
+        list.push_str(&format!("\n  … and {} more", leaks.len() - MOST_LEAKS));
+    }
+    list
 }
 
 fn step_error(step: StepError) -> CliError {

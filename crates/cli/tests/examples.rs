@@ -38,7 +38,8 @@ fn example(name: &str) -> String {
 fn size(s: &Sandbox, name: &str) -> u64 {
     let format = s.kiln(&["images"]).ok().stdout;
     let line = format.lines().find(|l| l.split_whitespace().next() == Some(name));
-    let text = line.unwrap_or_else(|| panic!("{name} is not in {format}")).split_whitespace().last().unwrap().to_owned();
+    let text =
+        line.unwrap_or_else(|| panic!("{name} is not in {format}")).split_whitespace().last().unwrap().to_owned();
     let split = text.find(|c: char| c.is_ascii_alphabetic()).unwrap();
     let unit = match &text[split..] {
         "B" => 1.0,
@@ -76,22 +77,54 @@ fn a_private_key_in_one_stage_fails_and_in_two_passes() {
     }
     let Some(s) = sandbox() else { return };
     let dir = example("private-key");
-    let made = std::process::Command::new("ssh-keygen").args(["-q", "-t", "ed25519", "-N", "", "-f"]).arg(s.path("key")).status().unwrap();
+    let made = std::process::Command::new("ssh-keygen")
+        .args(["-q", "-t", "ed25519", "-N", "", "-f"])
+        .arg(s.path("key"))
+        .status()
+        .unwrap();
     assert!(made.success());
     let key = text(s.path("key"));
     let arg = format!("SSH_PRIVATE_KEY={key}");
     let line = key.lines().nth(1).unwrap();
     let file = |name: &str| format!("{dir}/{name}");
-    let wrong = s.kiln(&["build", "--progress=plain", "-t", "key-wrong", "--build-arg", &arg, "-f", &file("wrong.Dockerfile"), &dir]);
+    let wrong = s.kiln(&[
+        "build",
+        "--progress=plain",
+        "-t",
+        "key-wrong",
+        "--build-arg",
+        &arg,
+        "-f",
+        &file("wrong.Dockerfile"),
+        &dir,
+    ]);
     wrong.fails(4).says(&["SSH_PRIVATE_KEY", "/key", "the image config", "--mount=type=secret"]).hides(line);
     assert!(!s.kiln(&["images"]).ok().stdout.contains("key-wrong"));
     s.kiln(&["build", "--progress=plain", "-t", "key-right", "--build-arg", &arg, &dir]).ok().hides(line);
-    let secret = s.kiln(&["build", "--progress=plain", "-t", "key-secret", "--secret", "id=key,src=key", "-f", &file("secret.Dockerfile"), &dir]);
+    let secret = s.kiln(&[
+        "build",
+        "--progress=plain",
+        "-t",
+        "key-secret",
+        "--secret",
+        "id=key,src=key",
+        "-f",
+        &file("secret.Dockerfile"),
+        &dir,
+    ]);
     secret.ok().hides(line);
     let lines = key.lines().count();
     assert_eq!(s.kiln(&["run", "key-secret"]).ok().stdout, format!("{lines}\n"));
     // The proof by other means: the archive of the image holds no line of the key.
-    s.kiln(&["build", "--build-arg", &arg, "-o", "type=oci,dest=right.tar,compression=uncompressed,force-compression=true", &dir]).ok();
+    s.kiln(&[
+        "build",
+        "--build-arg",
+        &arg,
+        "-o",
+        "type=oci,dest=right.tar,compression=uncompressed,force-compression=true",
+        &dir,
+    ])
+    .ok();
     let archive = std::fs::read(s.path("right.tar")).unwrap();
     assert!(!archive.windows(line.len()).any(|w| w == line.as_bytes()));
 }
@@ -99,7 +132,11 @@ fn a_private_key_in_one_stage_fails_and_in_two_passes() {
 /// What the server answers.
 fn answer(s: &Sandbox, image: &str) -> String {
     let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-    let mut child = s.command(["run", "--rm", "--init", "-e", &format!("PORT={port}"), image]).stdout(Stdio::null()).spawn().unwrap();
+    let mut child = s
+        .command(["run", "--rm", "--init", "-e", &format!("PORT={port}"), image])
+        .stdout(Stdio::null())
+        .spawn()
+        .unwrap();
     let start = Instant::now();
     let answer = loop {
         assert!(child.try_wait().unwrap().is_none(), "{image} ended");
@@ -127,15 +164,22 @@ fn a_node_app_in_four_ways() {
     let dir = example("node-app");
     // A machine whose TLS is looked into says so with this variable.
     let ca = ["NODE_EXTRA_CA_CERTS", "SSL_CERT_FILE"].iter().find_map(|v| std::env::var(v).ok());
-    let secret = ca.map(|path| format!("id=ca,src={path}"));
+    if let Some(ca) = &ca {
+        std::fs::create_dir(s.path("certs")).unwrap();
+        std::fs::copy(ca, s.path("certs/ca.pem")).unwrap();
+    }
     for variant in ["plain", "multi-stage", "distroless", "alpine-like"] {
         let (name, file) = (format!("node-{variant}"), format!("{dir}/{variant}.Dockerfile"));
         let mut args = vec!["build", "--progress=plain", "-t", &name, "-f", &file, &dir];
-        if let Some(secret) = &secret {
-            args.extend(["--secret", secret]);
+        if ca.is_some() {
+            args.extend(["--build-context", "certs=certs"]);
         }
         let run = s.kiln(&args);
-        if run.code != 0 && ["ENOTFOUND", "ECONNREFUSED", "ETIMEDOUT", "EAI_AGAIN", "ENETUNREACH"].iter().any(|e| run.stderr.contains(e)) {
+        if run.code != 0
+            && ["ENOTFOUND", "ECONNREFUSED", "ETIMEDOUT", "EAI_AGAIN", "ENETUNREACH"]
+                .iter()
+                .any(|e| run.stderr.contains(e))
+        {
             eprintln!("SKIPPED: the npm registry can't be reached:\n{}", run.stderr);
             return;
         }
@@ -143,8 +187,13 @@ fn a_node_app_in_four_ways() {
         let text = answer(&s, &name);
         assert!(text.starts_with("HTTP/1.1 200") && text.ends_with("Hello World!"), "{variant}: {text}");
     }
-    let (plain, multi, distroless) = (size(&s, "node-plain"), size(&s, "node-multi-stage"), size(&s, "node-distroless"));
+    let (plain, multi, distroless) =
+        (size(&s, "node-plain"), size(&s, "node-multi-stage"), size(&s, "node-distroless"));
     assert!(multi <= plain && distroless * 2 < plain, "{plain} {multi} {distroless}");
-    assert_ne!(s.kiln(&["run", "--entrypoint", "/bin/sh", "node-distroless", "-c", "true"]).code, 0, "there is no shell");
+    assert_ne!(
+        s.kiln(&["run", "--entrypoint", "/bin/sh", "node-distroless", "-c", "true"]).code,
+        0,
+        "there is no shell"
+    );
     s.kiln(&["run", "node-alpine-like", "sh", "-c", "ls /app/index.js"]).ok();
 }

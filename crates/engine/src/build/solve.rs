@@ -238,8 +238,8 @@ impl Driver<'_> {
         let Some(guard) = self.job.engine.store.lock_while(&name, &mut keep_waiting)? else {
             return Err(Error::Cancelled);
         };
-        if waited
-            && !vertex.meta.ignore_cache
+        // Between the look-up and the lock somebody else may have made it.
+        if !vertex.meta.ignore_cache
             && let Some(value) = self.lookup(&key)?
         {
             self.step(node).end(Outcome::Cached);
@@ -256,12 +256,13 @@ impl Driver<'_> {
             let identity = if vertex.meta.ignore_cache { Value::identity_of(&snapshot) } else { key };
             Value::Tree { snapshot, identity }
         });
-        drop(guard);
         match value {
             Ok(value) => {
                 let definition = self.job.plan.definition(node.index());
                 let keys: Vec<Digest> = [Some(key), definition].into_iter().flatten().collect();
                 self.remember(&keys, &value, &vertex.meta.name)?;
+                // Only now: who waits for the lock looks for the record.
+                drop(guard);
                 explain::remember(self.job, vertex, &ingredients);
                 step.end(Outcome::Done);
                 Ok(value)
