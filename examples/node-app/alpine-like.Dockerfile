@@ -8,7 +8,8 @@ COPY package.json index.js ./
 RUN --mount=from=certs,target=/run/certs NODE_EXTRA_CA_CERTS=/run/certs/ca.pem npm install --omit=dev --no-audit --no-fund
 
 FROM deb://bookworm?packages=nodejs,busybox-static
-RUN ["/bin/busybox", "--install", "-s", "/usr/local/bin"]
+WORKDIR /usr/local/bin
+RUN ["/bin/busybox", "--install", "-s", "."]
 WORKDIR /app
 COPY --from=build /app /app
 EXPOSE 3000
