@@ -33,32 +33,49 @@ pub struct Archive {
 const SPELLINGS: [(&str, Format); 4] =
     [(".gz", Format::Gzip), (".zst", Format::Zstd), (".xz", Format::Xz), ("", Format::Plain)];
 
-/// Fetches and verifies what a spec needs.
+/// Finds and verifies the suites that a spec needs, without their indexes.
 pub fn open(context: &Context<'_>, fetcher: &Fetcher<'_>, spec: &Spec, arch: &str) -> Result<Archive> {
     let repositories = repositories(context, spec, arch)?;
     let known: Vec<String> =
         sources::load(context.host()).map(|e| sources::suites(&e).map(str::to_owned).collect()).unwrap_or_default();
-    let opened: Vec<Result<Option<Suite>>> = std::thread::scope(|scope| {
-        let threads: Vec<_> = repositories
-            .into_iter()
-            .map(|repository| scope.spawn(move || open_suite(context, fetcher, spec, repository, arch)))
-            .collect();
-        threads.into_iter().map(|thread| thread.join().unwrap_or(Err(Error::Cancelled))).collect()
-    });
-    let mut suites = Vec::new();
-    for suite in opened {
-        suites.extend(suite.map_err(|error| match error {
-            Error::UnknownSuite { url, suite, .. } => {
-                let nearest = suggest::nearest(&suite, known.iter().map(String::as_str), 3);
-                Error::UnknownSuite { url, suite, nearest }
-            }
-            error => error,
-        })?);
-    }
+    let found = in_parallel(repositories, |repository| release_of(context, fetcher, spec, repository));
+    let found = found.map_err(|error| match error {
+        Error::UnknownSuite { url, suite, .. } => {
+            let nearest = suggest::nearest(&suite, known.iter().map(String::as_str), 3);
+            Error::UnknownSuite { url, suite, nearest }
+        }
+        error => error,
+    })?;
+    let suites: Vec<Suite> = found
+        .into_iter()
+        .flatten()
+        .map(|(repository, release)| Suite { repository, release, indexes: Vec::new() })
+        .collect();
     match suites.is_empty() {
         false => Ok(Archive { suites }),
         true => Err(Error::NoSources { suite: spec.suite.clone(), why: "none of its archives has it".into() }),
     }
+}
+
+impl Archive {
+    /// Fetches the package indexes, or takes them from the cache.
+    pub fn load(&mut self, context: &Context<'_>, fetcher: &Fetcher<'_>, arch: &str) -> Result<()> {
+        let suites = std::mem::take(&mut self.suites);
+        self.suites = in_parallel(suites, |mut suite| {
+            suite.indexes = indexes(context, fetcher, &suite, arch)?;
+            Ok(suite)
+        })?;
+        Ok(())
+    }
+}
+
+/// One thread for each item; the results in the order of the items, or the first error in it.
+fn in_parallel<T: Send, U: Send>(items: Vec<T>, work: impl Fn(T) -> Result<U> + Sync) -> Result<Vec<U>> {
+    let work = &work;
+    std::thread::scope(|scope| {
+        let threads: Vec<_> = items.into_iter().map(|item| scope.spawn(move || work(item))).collect();
+        threads.into_iter().map(|thread| thread.join().unwrap_or(Err(Error::Cancelled))).collect()
+    })
 }
 
 /// The repositories of a spec.
@@ -72,33 +89,27 @@ pub fn repositories(context: &Context<'_>, spec: &Spec, arch: &str) -> Result<Ve
     sources::select(spec, &entries, arch)
 }
 
-fn open_suite(
-    context: &Context<'_>,
-    fetcher: &Fetcher<'_>,
-    spec: &Spec,
-    repository: Repository,
-    arch: &str,
-) -> Result<Option<Suite>> {
-    let Some((repository, release)) = release_of(context, fetcher, spec, repository)? else { return Ok(None) };
+fn indexes(context: &Context<'_>, fetcher: &Fetcher<'_>, suite: &Suite, arch: &str) -> Result<Vec<Index>> {
+    let (repository, release) = (&suite.repository, &suite.release);
     let mut indexes = Vec::new();
-    for component in components(&repository, &release)? {
+    for component in components(repository, release)? {
         let mut arches = vec![arch];
         if release.separate_all {
             arches.push("all");
         }
         let mut found = false;
         for directory in arches {
-            let location = Location { repository: &repository, release: &release, component: &component, directory };
+            let location = Location { repository, release, component: &component, directory };
             if let Some(index) = location.index(context, fetcher, arch)? {
                 indexes.push(index);
                 found = true;
             }
         }
         if !found && !repository.optional {
-            return Err(nothing_for(&repository, &release, &component, arch));
+            return Err(nothing_for(repository, release, &component, arch));
         }
     }
-    Ok(Some(Suite { repository, release, indexes }))
+    Ok(indexes)
 }
 
 /// The release of a repository; for a snapshot, that of the archive's snapshot service.

@@ -1,6 +1,7 @@
 //! From a [`Spec`] to the exact packages of a base, with the reason for each.
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 
 use kiln_oci::{Digest, Hasher};
 
@@ -8,6 +9,7 @@ use crate::archive::{self, Archive};
 use crate::context::Context;
 use crate::error::{Error, Result};
 use crate::fetch::Fetcher;
+use crate::files;
 use crate::index::Package;
 use crate::lock;
 use crate::relation::Relation;
@@ -18,6 +20,8 @@ use crate::universe::{Id, Universe};
 
 /// Counts up when the same packages would give other bytes.
 const BUILD_FORMAT: u32 = 1;
+/// Counts up when the same archive would give other packages.
+const SEARCH_FORMAT: u32 = 1;
 
 /// The packages of a base.
 #[derive(Debug, Clone)]
@@ -66,7 +70,7 @@ pub struct SuiteInfo {
 }
 
 /// One package of a base.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct ResolvedPackage {
     /// Its name.
     pub name: String,
@@ -103,9 +107,23 @@ pub fn resolve(spec: &Spec, context: &Context<'_>) -> Result<Resolution> {
         return lock::read(text, spec, context);
     }
     let fetcher = Fetcher::new(context);
-    let archive = archive::open(context, &fetcher, &spec, &arch)?;
-    let universe = Universe::new(&archive);
-    check_names(&spec, &universe)?;
+    let mut archive = archive::open(context, &fetcher, &spec, &arch)?;
+    let memo = Memo::of(context, &spec, &archive)?;
+    if let Some((packages, skipped)) = memo.load() {
+        return Ok(assemble(spec, packages, skipped, archive));
+    }
+    archive.load(context, &fetcher, &arch)?;
+    let (packages, skipped) = search(&spec, &archive)?;
+    memo.save(&packages, &skipped)?;
+    Ok(assemble(spec, packages, skipped, archive))
+}
+
+/// Packages, and the clauses that were not followed.
+type Found = (Vec<ResolvedPackage>, Vec<(String, String)>);
+
+fn search(spec: &Spec, archive: &Archive) -> Result<Found> {
+    let universe = Universe::new(archive);
+    check_names(spec, &universe)?;
     let variant = spec.variant();
     let clauses: Vec<String> = spec.packages.iter().map(clause_of).collect();
     let goals = goals(variant, &clauses, &universe);
@@ -118,11 +136,37 @@ pub fn resolve(spec: &Spec, context: &Context<'_>) -> Result<Resolution> {
         }
     };
     let packages = solution.chosen.iter().filter_map(|(name, (id, reason))| resolved(&universe, name, *id, reason));
-    let packages = packages.collect();
     let mut skipped = solution.skipped;
     skipped.sort();
     skipped.dedup();
-    Ok(assemble(spec, packages, skipped, archive))
+    Ok((packages.collect(), skipped))
+}
+
+/// The outcome of a search in the cache, under a name made of all that decides it: the request, the rules of this
+/// version, and the signed texts of the suites. Reading the index of a whole distribution takes ten times as long.
+struct Memo(PathBuf);
+
+impl Memo {
+    fn of(context: &Context<'_>, spec: &Spec, archive: &Archive) -> Result<Self> {
+        let mut request = spec.clone();
+        (request.mirror, request.keyring, request.lock) = (None, None, None);
+        let mut hasher = Hasher::new();
+        hasher.field("kiln deb resolution").field(SEARCH_FORMAT.to_le_bytes()).field(request.to_string());
+        for suite in &archive.suites {
+            hasher.field(&suite.repository.suite).field(&suite.release.sha256);
+            hasher.field([u8::from(suite.repository.optional)]).field(suite.repository.components.join(" "));
+        }
+        Ok(Self(context.dir("resolution")?.join(hasher.finish().hex())))
+    }
+
+    fn load(&self) -> Option<Found> {
+        serde_json::from_slice(&files::read_limited(&self.0, 64 << 20).ok()?).ok()
+    }
+
+    fn save(&self, packages: &[ResolvedPackage], skipped: &[(String, String)]) -> Result<()> {
+        let text = serde_json::to_vec(&(packages, skipped));
+        text.map_or(Ok(()), |text| files::write_atomically(&self.0, &text))
+    }
 }
 
 fn assemble(

@@ -285,7 +285,7 @@ fn a_rebuild_does_not_fetch_indexes_again() {
 fn a_damaged_cache_is_made_again() {
     let world = World::with(&[simple()]);
     world.resolve("bookworm?packages=app").unwrap();
-    for dir in ["index", "release"] {
+    for dir in ["index", "release", "resolution"] {
         for entry in std::fs::read_dir(world.path("cache").join(dir)).unwrap().flatten() {
             let mut bytes = std::fs::read(entry.path()).unwrap();
             let middle = bytes.len() / 2;
