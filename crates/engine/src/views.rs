@@ -25,6 +25,9 @@ impl Views {
     /// Of a store's layers.
     pub fn new(store: Store, ownership: Ownership, unpacker: Unpacker) -> Result<Self> {
         let empty = store.sources_dir("empty")?;
+        // It is the root of `scratch`, which every user of a container may look into.
+        let open = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+        std::fs::set_permissions(&empty, open).map_err(|e| crate::error::Error::io("open up", &empty, e))?;
         Ok(Self { store, ownership, unpacker, empty })
     }
 
