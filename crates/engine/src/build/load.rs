@@ -13,7 +13,7 @@ use kiln_source::{GitAuth, GitFetcher, GitUrl, HttpOptions};
 use crate::contexts::{Contexts, LocalContext, MAIN, unpack_archive};
 use crate::engine::Engine;
 use crate::error::{Error, Result};
-use crate::events::{Event, Outcome};
+use crate::events::Event;
 use crate::request::{BuildRequest, ContextSource, DockerfileSource};
 use crate::steps::Steps;
 
@@ -62,7 +62,11 @@ struct Main {
 
 /// Loads and checks the Dockerfile and opens the contexts.
 pub fn load(engine: &Arc<Engine>, request: &BuildRequest, steps: &Steps) -> Result<Loaded> {
-    let mut step = steps.begin("[internal] load build definition");
+    let step = steps.begin("[internal] load build definition");
+    step.conclude(load_unseen(engine, request))
+}
+
+fn load_unseen(engine: &Arc<Engine>, request: &BuildRequest) -> Result<Loaded> {
     let main = main_context(engine, request)?;
     let (name, bytes, ignore_name) = read_dockerfile(engine, request, &main)?;
     let parsed = parse(&bytes, &name);
@@ -87,7 +91,6 @@ pub fn load(engine: &Arc<Engine>, request: &BuildRequest, steps: &Steps) -> Resu
     }
     let mut hasher = Hasher::new();
     hasher.field(&main.name).field(&name);
-    step.end(Outcome::Done);
     Ok(Loaded {
         dockerfile: parsed.dockerfile,
         warnings,
