@@ -271,3 +271,45 @@ fn checks_and_lists_build_nothing() {
     let outline = s.build(&["--call=outline"]).ok().stdout;
     assert!(outline.contains('V') || outline.contains('W'), "{outline}");
 }
+
+#[test]
+fn hostile_dockerfiles_end_in_one_error() {
+    let s = Sandbox::bare("");
+    s.build(&[]).fails(1).says(&["FROM"]);
+    s.file("Dockerfile", [0xff, 0, 0xfe, 0x80].repeat(100_000));
+    s.build(&[]).fails(1);
+    s.file("Dockerfile", format!("FROM scratch\n{}", "# a comment of some length\n".repeat(400_000)));
+    s.build(&[]).ok();
+    s.file("Dockerfile", format!("FROM scratch\n{}", "LABEL a=b\n".repeat(20_000)));
+    s.build(&[]).ok();
+    std::fs::remove_file(s.ctx().join("Dockerfile")).unwrap();
+    assert!(std::process::Command::new("mkfifo").arg(s.ctx().join("Dockerfile")).status().unwrap().success());
+    s.build(&[]).fails(1).says(&["Dockerfile"]);
+    std::fs::remove_file(s.ctx().join("Dockerfile")).unwrap();
+    std::os::unix::fs::symlink("/etc/passwd", s.ctx().join("Dockerfile")).unwrap();
+    s.build(&[]).fails(1).hides("root:");
+}
+
+#[test]
+fn stages_that_need_each_other_are_named() {
+    let s = Sandbox::bare("FROM scratch AS one\nCOPY --from=two / /\nFROM scratch AS two\nCOPY --from=one / /\n");
+    s.build(&[]).fails(1).says(&["two", "Dockerfile:"]);
+    s.file("Dockerfile", "FROM scratch\nRUN --security=insecure true\n");
+    s.build(&[]).fails(1).says(&["--allow security.insecure"]);
+    s.file("Dockerfile", "# syntax=example.com/other/frontend\nFROM scratch\n");
+    s.build(&[]).fails(1).says(&["example.com/other/frontend", "docker/dockerfile"]);
+}
+
+#[test]
+fn a_step_that_takes_too_much_memory_is_named_as_such() {
+    if !is_root() {
+        return;
+    }
+    let Some(s) = Sandbox::new(&with_base("RUN tail /dev/zero\n")) else { return };
+    let run = s.build(&["--memory", "40m"]);
+    if run.stderr.contains("cgroup") || run.stderr.contains("control group") {
+        eprintln!("SKIPPED: no memory controller: {}", run.stderr);
+        return;
+    }
+    run.fails(1).says(&["memory", "Dockerfile:4"]);
+}

@@ -175,3 +175,13 @@ fn the_agent_is_reached_through_an_ssh_mount() {
     s.file("Dockerfile", format!("{BASE}RUN --mount=type=ssh,required true\n"));
     s.build(&[]).fails(1).says(&["ssh"]);
 }
+
+#[test]
+fn an_empty_stage_is_an_empty_mount_for_every_user() {
+    let Some(s) = Sandbox::new(&format!(
+        "FROM scratch AS nothing\n{BASE}USER 5\nRUN --mount=from=nothing,target=/x test -z \"$(ls -A /x)\" && ls /x\n"
+    )) else {
+        return;
+    };
+    s.build(&[]).ok();
+}
