@@ -18,6 +18,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("executor", &["rootfs", "oci"]),
     ("source", &["oci", "rootfs", "compress"]),
     ("deb", &["oci", "rootfs", "compress"]),
+    ("linkage", &["rootfs"]),
     ("frontend", &["dockerfile", "graph", "oci"]),
     (
         "engine",
@@ -28,6 +29,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
             "executor",
             "frontend",
             "graph",
+            "linkage",
             "oci",
             "registry",
             "rootfs",
