@@ -2,9 +2,9 @@
 
 use std::io::IsTerminal;
 
-use kiln_engine::Error;
 use kiln_engine::error::{Cause, StepError};
 use kiln_engine::leaks::Leak;
+use kiln_engine::{Error, Finding};
 
 use crate::excerpt;
 
@@ -92,6 +92,12 @@ impl From<Error> for CliError {
                 Self::failed(format!("the result was not written: it holds secrets{list}"))
                     .with_hint("--leaks=warn writes it all the same")
                     .with_code(code::LEAK)
+            }
+            Error::Programs(found) => {
+                let line = |f: &Finding| format!("\n  {}\n    {}", f.describe(), f.remedy());
+                let list: String = found.iter().map(line).collect();
+                Self::failed(format!("the result was not written: programs in it can't start{list}"))
+                    .with_hint("--check-programs=warn writes it all the same")
             }
             Error::Cancelled => Self::failed("interrupted").with_code(code::INTERRUPTED),
             Error::Request { message, hint } => Self { message, hint, code: code::FAILED },

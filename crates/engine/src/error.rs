@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use kiln_dockerfile::{Diagnostic, Source};
 use kiln_graph::Location;
+use kiln_linkage::Finding;
 
 use crate::leaks::Leak;
 
@@ -28,6 +29,9 @@ pub enum Error {
     /// Secrets are in the result.
     #[error("{} secret{} found in the result", .0.len(), if .0.len() == 1 { "" } else { "s" })]
     Leaks(Vec<Leak>),
+    /// Programs of the result can't start.
+    #[error("{} of the result can't start", if .0.len() == 1 { "a program" } else { "programs" })]
+    Programs(Vec<Finding>),
     /// Something about what was asked for.
     #[error("{message}")]
     Request {

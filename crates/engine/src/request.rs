@@ -54,7 +54,9 @@ pub struct BuildRequest {
     /// Clamp for timestamps, seconds since 1970.
     pub source_date_epoch: Option<i64>,
     /// What to do if a secret is found in the result.
-    pub leaks: LeakPolicy,
+    pub leaks: OnFinding,
+    /// What to do if a program of the result can't start.
+    pub check_programs: OnFinding,
 }
 
 /// How RUN steps are run.
@@ -243,13 +245,13 @@ pub enum SshSource {
     Keys(Vec<PathBuf>),
 }
 
-/// What to do if a secret is found in the result.
+/// What to do if a check of the result finds something.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub enum LeakPolicy {
-    /// Fail for the build's own secrets, warn for what looks like a credential.
+pub enum OnFinding {
+    /// Write no result. What only looks like a credential is a warning all the same.
     #[default]
     Fail,
-    /// Warn for both.
+    /// Warn.
     Warn,
     /// Do not look.
     Off,

@@ -70,7 +70,10 @@ pub struct BuildArgs {
     pub ssh: Vec<String>,
     /// What to do if a secret is found in the result
     #[arg(long, value_name = "POLICY", default_value = "fail")]
-    pub leaks: Leaks,
+    pub leaks: OnFinding,
+    /// What to do if the image's command, or a program of the last stage, lacks its loader, interpreter or libraries
+    #[arg(long, value_name = "POLICY", default_value = "warn")]
+    pub check_programs: OnFinding,
 
     /// Do not use the cache
     #[arg(long)]
@@ -163,12 +166,12 @@ pub struct BuildArgs {
     pub legacy: Legacy,
 }
 
-/// What to do if a secret is found in the result.
+/// What to do if a check of the result finds something.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
-pub enum Leaks {
-    /// Fail for the build's secrets, warn for what looks like a credential
+pub enum OnFinding {
+    /// Write no result (what only looks like a credential is a warning all the same)
     Fail,
-    /// Warn only
+    /// Warn
     Warn,
     /// Do not look
     Off,

@@ -9,10 +9,10 @@ use kiln_engine::oci::media::Compression;
 use kiln_engine::oci::{Platform, Reference};
 use kiln_engine::request::{
     Annotation, AnnotationTarget, ArchiveOutput, BuildRequest, CacheSpec, ContextSource, Destination, DockerfileSource,
-    Entitlements, ImageOutput, LayerFormat, LeakPolicy, Output, RunOptions, SecretSource, SshSource,
+    Entitlements, ImageOutput, LayerFormat, OnFinding, Output, RunOptions, SecretSource, SshSource,
 };
 
-use super::build::{BuildArgs, Leaks};
+use super::build::{self, BuildArgs};
 use super::parse::{attributes, bytes, key_value};
 use crate::error::CliError;
 
@@ -45,12 +45,17 @@ pub fn request(args: &BuildArgs) -> Result<BuildRequest> {
         jobs: jobs(args.jobs)?,
         explain: args.explain_cache,
         source_date_epoch: epoch,
-        leaks: match args.leaks {
-            Leaks::Fail => LeakPolicy::Fail,
-            Leaks::Warn => LeakPolicy::Warn,
-            Leaks::Off => LeakPolicy::Off,
-        },
+        leaks: on_finding(args.leaks),
+        check_programs: on_finding(args.check_programs),
     })
+}
+
+fn on_finding(asked: build::OnFinding) -> OnFinding {
+    match asked {
+        build::OnFinding::Fail => OnFinding::Fail,
+        build::OnFinding::Warn => OnFinding::Warn,
+        build::OnFinding::Off => OnFinding::Off,
+    }
 }
 
 fn jobs(asked: Option<usize>) -> Result<usize> {

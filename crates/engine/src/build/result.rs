@@ -8,8 +8,12 @@ use super::solve::solve;
 use crate::error::{Error, Result};
 use crate::export::{Assembled, Exported, Parts, assemble, export};
 use crate::leaks::{Leak, LeakSearch};
-use crate::request::{ImageOutput, LayerFormat, LeakPolicy, Output};
+use crate::linkage;
+use crate::request::{ImageOutput, LayerFormat, OnFinding, Output};
 use crate::value::Value;
+
+/// More programs that can't start are only counted.
+const MOST_PROGRAMS: usize = 5;
 
 /// What a build ends with.
 #[derive(Debug, Clone, Default)]
@@ -44,10 +48,37 @@ pub fn produce(ready: &ReadyJob) -> Result<BuildResult> {
         false => ready.request.outputs.clone(),
     };
     let mut result = BuildResult::default();
+    if outputs.iter().any(|o| matches!(o, Output::Image(_) | Output::Archive(_))) {
+        check_programs(ready, &roots)?;
+    }
     for output in &outputs {
         one_output(ready, output, &roots, &mut result)?;
     }
     Ok(result)
+}
+
+/// Tells of programs that can't start in the image, before anybody tries.
+fn check_programs(ready: &ReadyJob, roots: &[Snapshot]) -> Result<()> {
+    let policy = ready.request.check_programs;
+    if policy == OnFinding::Off {
+        return Ok(());
+    }
+    let mut found = Vec::new();
+    for (image, root) in ready.images.iter().zip(roots) {
+        let own = own_steps(ready, image).len();
+        found.extend(linkage::check(&ready.engine, root, own, &image.config)?);
+    }
+    found.dedup();
+    if policy == OnFinding::Fail && !found.is_empty() {
+        return Err(Error::Programs(found));
+    }
+    for finding in found.iter().take(MOST_PROGRAMS) {
+        ready.steps.warn(format!("{}: {}", finding.describe(), finding.remedy()));
+    }
+    if let Some(more) = found.len().checked_sub(MOST_PROGRAMS).filter(|more| *more > 0) {
+        ready.steps.warn(format!("{more} more programs lack something: --check-programs=fail lists all"));
+    }
+    Ok(())
 }
 
 /// The root of each platform's image.
@@ -102,8 +133,8 @@ fn assemble_all(
     step: &crate::steps::Step,
 ) -> Result<Vec<Assembled>> {
     let search = match ready.request.leaks {
-        LeakPolicy::Off => None,
-        LeakPolicy::Fail | LeakPolicy::Warn => Some(LeakSearch::new(&ready.known_secrets)),
+        OnFinding::Off => None,
+        OnFinding::Fail | OnFinding::Warn => Some(LeakSearch::new(&ready.known_secrets)),
     };
     let mut images = Vec::new();
     for (image, root) in ready.images.iter().zip(roots) {
@@ -119,7 +150,7 @@ fn assemble_all(
         images.push(assemble(&ready.job, &parts, format, search.as_ref(), step)?);
     }
     let leaks = search.map(|s| s.finish()).unwrap_or_default();
-    if ready.request.leaks == LeakPolicy::Fail && leaks.iter().any(Leak::is_secret) {
+    if ready.request.leaks == OnFinding::Fail && leaks.iter().any(Leak::is_secret) {
         return Err(Error::Leaks(leaks.into_iter().filter(Leak::is_secret).collect()));
     }
     for leak in leaks {
@@ -131,8 +162,19 @@ fn assemble_all(
     Ok(images)
 }
 
-/// The names of the steps that made the layers: walking down from the root, each exec or file vertex made one.
+/// The names of the steps that made the layers.
 fn layer_places(ready: &ReadyJob, image: &kiln_frontend::Image, layers: usize) -> Vec<String> {
+    let own = own_steps(ready, image);
+    let base = layers.saturating_sub(own.len());
+    let mut all = vec!["the base image".to_owned(); base];
+    all.extend(own);
+    all.truncate(layers);
+    all
+}
+
+/// The names of the steps whose layers are on top of the base's: walking down from the root, each exec or file vertex
+/// made one.
+fn own_steps(ready: &ReadyJob, image: &kiln_frontend::Image) -> Vec<String> {
     let mut names = Vec::new();
     let mut next = image.root.map(|e| e.vertex);
     while let Some(id) = next {
@@ -154,11 +196,7 @@ fn layer_places(ready: &ReadyJob, image: &kiln_frontend::Image, layers: usize) -
         next = vertex.inputs.first().map(|e| e.vertex);
     }
     names.reverse();
-    let base = layers.saturating_sub(names.len());
-    let mut all = vec!["the base image".to_owned(); base];
-    all.extend(names);
-    all.truncate(layers);
-    all
+    names
 }
 
 fn created_times(ready: &ReadyJob, root: &Snapshot) -> Result<Vec<Timestamp>> {
