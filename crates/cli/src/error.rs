@@ -160,6 +160,11 @@ fn hint(error: &Error) -> Option<String> {
         Error::Store(kiln_engine::store::Error::DiskFull { .. }) => {
             Some("`kiln system df` shows what uses the space, `kiln prune` frees it".to_owned())
         }
+        Error::Rootfs(kiln_engine::rootfs::RootfsError::UnfitFileSystem { .. }) => Some(
+            "choose another directory for the store with --root or KILN_ROOT: in GitLab CI one below $CI_PROJECT_DIR, in \
+             Kubernetes an emptyDir volume, in docker a volume"
+                .to_owned(),
+        ),
         _ => None,
     }
 }

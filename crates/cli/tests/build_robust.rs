@@ -268,3 +268,42 @@ fn a_full_disk_is_one_clear_error() {
     let run = run.fails(1);
     assert!(run.stderr.contains("space"), "{}", run.stderr);
 }
+
+/// An overlay file system like the root of most containers; unmounted at the end.
+struct OverlayDirectory(std::path::PathBuf);
+
+impl OverlayDirectory {
+    fn new(s: &Sandbox) -> Self {
+        let [lower, upper, work, at] = ["lower", "upper", "work", "overlay"].map(|name| s.path(name));
+        for directory in [&lower, &upper, &work, &at] {
+            std::fs::create_dir(directory).unwrap();
+        }
+        let options = format!("lowerdir={},upperdir={},workdir={}", lower.display(), upper.display(), work.display());
+        let mut mount = Command::new("mount");
+        assert!(mount.args(["-t", "overlay", "overlay", "-o", &options]).arg(&at).status().unwrap().success());
+        Self(at)
+    }
+}
+
+impl Drop for OverlayDirectory {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").arg(&self.0).status();
+    }
+}
+
+#[test]
+fn a_store_on_the_root_of_a_container_says_where_else_to_put_it() {
+    let Some(s) = Sandbox::new(&format!("{BASE}FROM base\nRUN echo hi\n")) else { return };
+    if !is_root() {
+        eprintln!("SKIPPED: only root can mount an overlay here");
+        return;
+    }
+    let overlay = OverlayDirectory::new(&s);
+    let root = overlay.0.join("store");
+    let output = s.command(["--root", root.to_str().unwrap(), "build", "ctx"]).output().unwrap();
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert!(!output.status.success());
+    for part in ["file system of type overlay", "Dockerfile:", "KILN_ROOT", "$CI_PROJECT_DIR"] {
+        assert!(stderr.contains(part), "{part:?} is missing in:\n{stderr}");
+    }
+}

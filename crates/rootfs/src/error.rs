@@ -110,6 +110,14 @@ pub enum RootfsError {
         /// The kernel's own messages, or the error number's text.
         message: String,
     },
+    /// Layers can't be kept on this kind of file system.
+    #[error("{} is on a file system of type {kind}, which cannot hold the layers of containers", path.display())]
+    UnfitFileSystem {
+        /// The directory that was to be written through an overlay.
+        path: PathBuf,
+        /// The kind of the file system.
+        kind: &'static str,
+    },
     /// More layers than overlayfs can stack.
     #[error("{count} layers are more than the {limit} that overlayfs can stack")]
     TooManyLayers {

@@ -89,10 +89,27 @@ pub fn mount(spec: &OverlaySpec<'_>) -> Result<OwnedFd> {
         message: message(fs, what, e),
     };
     let fs = rustix::mount::fsopen("overlay", FsOpenFlags::FSOPEN_CLOEXEC).map_err(|e| fail(None, "fsopen", e))?;
-    configure(&fs, spec)?;
-    rustix::mount::fsconfig_create(&fs).map_err(|e| fail(Some(&fs), "mount", e))?;
+    let create = || rustix::mount::fsconfig_create(&fs).map_err(|e| fail(Some(&fs), "mount", e));
+    let made = configure(&fs, spec).and_then(|()| create());
+    made.map_err(|e| spec.upper.and_then(|(upper, _)| unfit(upper)).unwrap_or(e))?;
     rustix::mount::fsmount(&fs, FsMountFlags::FSMOUNT_CLOEXEC, MountAttrFlags::empty())
         .map_err(|e| fail(Some(&fs), "fsmount", e))
+}
+
+/// Why a directory cannot be the writable layer, if it is for its file system: the root of most containers is an overlay,
+/// which cannot be written through another one.
+fn unfit(upper: &Path) -> Option<RootfsError> {
+    const KINDS: [(u64, &str); 6] = [
+        (0x794c_7630, "overlay"),
+        (0x6969, "nfs"),
+        (0x6573_5546, "fuse"),
+        (0xff53_4d42, "cifs"),
+        (0x4d44, "vfat"),
+        (0x0102_1997, "9p"),
+    ];
+    let magic = rustix::fs::statfs(upper).ok()?.f_type as u64;
+    let (_, kind) = KINDS.into_iter().find(|(m, _)| *m == magic)?;
+    Some(RootfsError::UnfitFileSystem { path: upper.to_owned(), kind })
 }
 
 fn configure(fs: &OwnedFd, spec: &OverlaySpec<'_>) -> Result<()> {
