@@ -237,12 +237,12 @@ pub enum SecretSource {
 }
 
 /// Where an ssh agent is.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub enum SshSource {
     /// A socket.
     Socket(PathBuf),
-    /// Private keys.
-    Keys(Vec<PathBuf>),
+    /// Here, with keys that were read from files.
+    Keys(Arc<kiln_sshagent::Agent>),
 }
 
 /// What to do if a check of the result finds something.

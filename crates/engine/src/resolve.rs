@@ -8,13 +8,13 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use kiln_graph::{GitSource, HttpSource, OciLayoutSource, ResolveMode, Selector, SourceOp, Vertex};
 use kiln_oci::{Digest, ImageConfig, Platform, Reference};
-use kiln_source::{GitAuth, GitFetcher, GitUrl, HttpFile, HttpOptions};
+use kiln_source::{HttpFile, HttpOptions};
 
 use crate::build::plan::Identify;
 use crate::contexts::Contexts;
 use crate::engine::Engine;
 use crate::error::{Cause, Error, Result, StepError};
-use crate::secrets::Secrets;
+use crate::git_access::GitAccess;
 use crate::steps::Steps;
 use crate::transfer::KnownImage;
 
@@ -26,7 +26,7 @@ pub enum Meaning {
     /// A base made of packages.
     Deb(Arc<kiln_deb::Resolution>),
     /// A commit.
-    Git(GitUrl, String),
+    Git(GitSource, String),
     /// A file whose content is in the store.
     Http(HttpFile),
 }
@@ -39,7 +39,7 @@ impl Meaning {
             Self::Git(url, commit) => (
                 "git",
                 Digest::of(
-                    format!("{commit}\n{:?}\n{:?}\n{:?}", url.subdir, url.keep_git_dir, url.submodules).as_bytes(),
+                    format!("{commit}\n{:?}\n{:?}\n{:?}", url.subdir, url.keep_git_dir, url.skip_submodules).as_bytes(),
                 ),
             ),
             Self::Http(file) => ("http", Digest::of(format!("{}\n{}", file.digest, file.filename).as_bytes())),
@@ -51,8 +51,7 @@ impl Meaning {
 pub struct Resolved {
     engine: Arc<Engine>,
     contexts: Arc<Contexts>,
-    secrets: Arc<Secrets>,
-    ssh_socket: Option<std::path::PathBuf>,
+    git: Arc<GitAccess>,
     steps: Steps,
     pull: bool,
     dockerfile: Option<kiln_dockerfile::Source>,
@@ -64,10 +63,8 @@ pub struct Resolved {
 pub struct ResolveOptions {
     /// Contexts by name.
     pub contexts: Arc<Contexts>,
-    /// Tokens for git are secrets.
-    pub secrets: Arc<Secrets>,
-    /// The agent for git over ssh.
-    pub ssh_socket: Option<std::path::PathBuf>,
+    /// Tokens and the ssh agent for git.
+    pub git: Arc<GitAccess>,
     /// Always ask registries.
     pub pull: bool,
     /// The Dockerfile, for messages.
@@ -77,8 +74,8 @@ pub struct ResolveOptions {
 impl Resolved {
     /// Nothing is resolved yet.
     pub fn new(engine: Arc<Engine>, steps: Steps, options: ResolveOptions) -> Self {
-        let ResolveOptions { contexts, secrets, ssh_socket, pull, dockerfile } = options;
-        Self { engine, contexts, secrets, ssh_socket, steps, pull, dockerfile, known: Mutex::default() }
+        let ResolveOptions { contexts, git, pull, dockerfile } = options;
+        Self { engine, contexts, git, steps, pull, dockerfile, known: Mutex::default() }
     }
 
     fn once(&self, key: String, resolve: impl FnOnce() -> Result<Meaning>) -> Result<Meaning> {
@@ -163,47 +160,18 @@ impl Resolved {
         self.meaning(vertex, source).ok().flatten().map(|m| m.identity().1)
     }
 
-    /// Fetches git repositories.
-    pub fn git_fetcher(&self) -> Result<GitFetcher> {
-        Ok(GitFetcher::new(&self.engine.store.sources_dir("git")?))
-    }
-
-    /// How to prove who we are to a git remote: `GIT_AUTH_TOKEN[.host]` and `GIT_AUTH_HEADER[.host]` as BuildKit has them.
-    pub fn git_auth(&self, remote: &str) -> Result<GitAuth> {
-        let host = remote.split_once("://").map_or("", |(_, r)| r.split('/').next().unwrap_or(""));
-        let host = host.rsplit('@').next().unwrap_or(host);
-        let secret = |name: &str| -> Result<Option<String>> {
-            for id in [format!("{name}.{host}"), name.to_owned()] {
-                if let Some(value) = self.secrets.get(&id)? {
-                    return Ok(Some(String::from_utf8_lossy(&value).trim().to_owned()));
-                }
-            }
-            Ok(None)
-        };
-        let mut auth = match (secret("GIT_AUTH_HEADER")?, secret("GIT_AUTH_TOKEN")?) {
-            (Some(header), _) => GitAuth { header: Some(header), ..GitAuth::default() },
-            (None, Some(token)) => GitAuth::from_token(&token),
-            (None, None) => GitAuth::default(),
-        };
-        auth.ssh_socket.clone_from(&self.ssh_socket);
-        auth.known_hosts.clone_from(&self.engine.known_hosts);
-        Ok(auth)
+    /// How to get at git remotes.
+    pub fn git_access(&self) -> &GitAccess {
+        &self.git
     }
 
     fn git(&self, git: &GitSource) -> Result<Meaning> {
-        let url = GitUrl {
-            remote: git.remote.clone(),
-            reference: git.reference.clone(),
-            subdir: git.subdir.clone(),
-            checksum: git.checksum.clone(),
-            keep_git_dir: Some(git.keep_git_dir),
-            submodules: Some(!git.skip_submodules),
-        };
-        let commit = self.git_fetcher()?.resolve(&url, &self.git_auth(&url.remote)?)?;
-        Ok(Meaning::Git(url, commit))
+        let commit = self.git.fetcher()?.resolve(git, &self.git.auth(&git.remote)?)?;
+        Ok(Meaning::Git(git.clone(), commit))
     }
 
     fn http(&self, http: &HttpSource) -> Result<Meaning> {
+        self.git.note(&http.url);
         let known = format!("http {}", http.url);
         let content = self.engine.store.content();
         if let Some(checksum) = &http.checksum

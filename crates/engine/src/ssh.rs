@@ -1,9 +1,8 @@
-//! ssh agents for steps: a socket that leads to the user's agent.
+//! ssh agents for steps: a socket that leads to the user's agent, or to one of our own with keys from files.
 //!
-//! The step sees a socket of ours, with the owner and mode that it asked for, not the user's; what it says is passed on
-//! byte by byte, so a key never leaves the agent.
+//! The step sees a socket of ours, with the owner and mode that it asked for, not the user's. It can list keys and sign with
+//! them, nothing else, and a key never leaves the agent.
 
-use std::io;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
@@ -22,29 +21,24 @@ pub struct AgentSocket {
 }
 
 impl AgentSocket {
-    /// Opens a socket that leads to `source`.
-    pub fn open(store: &Store, source: &SshSource, (uid, gid, mode): (u32, u32, u32)) -> Result<Self> {
-        let target = match source {
-            SshSource::Socket(path) => path.clone(),
-            SshSource::Keys(_) => {
-                return Err(Error::request_with_hint(
-                    "--ssh with key files is not supported yet",
-                    "load the key into an agent: ssh-add KEYFILE, then --ssh default",
-                ));
-            }
-        };
-        UnixStream::connect(&target).map_err(|e| Error::io("connect to the ssh agent", &target, e))?;
+    /// Opens a socket that leads to `source`, for us or for another owner.
+    pub fn open(store: &Store, source: &SshSource, owner: Option<(u32, u32, u32)>) -> Result<Self> {
+        let source = source.clone();
+        if let SshSource::Socket(path) = &source {
+            UnixStream::connect(path).map_err(|e| Error::io("connect to the ssh agent", path, e))?;
+        }
         let directory = store.scratch()?;
         let path = directory.path().join("agent.sock");
         let listener = UnixListener::bind(&path).map_err(|e| Error::io("create the socket", &path, e))?;
+        let (uid, gid, mode) = owner.map_or((None, None, 0o600), |(uid, gid, mode)| (Some(uid), Some(gid), mode));
         std::fs::set_permissions(&path, std::fs::Permissions::from_mode(mode))
             .map_err(|e| Error::io("chmod", &path, e))?;
-        std::os::unix::fs::chown(&path, Some(uid), Some(gid)).map_err(|e| Error::io("chown", &path, e))?;
+        std::os::unix::fs::chown(&path, uid, gid).map_err(|e| Error::io("chown", &path, e))?;
         let ended = Arc::new(AtomicBool::new(false));
         let stop = Arc::clone(&ended);
         std::thread::Builder::new()
             .name("ssh-agent".into())
-            .spawn(move || serve(&listener, &target, &stop))
+            .spawn(move || serve(&listener, &source, &stop))
             .map_err(|e| Error::io("start a thread for", "the ssh agent", e))?;
         Ok(Self { directory, ended })
     }
@@ -54,7 +48,8 @@ impl AgentSocket {
         self.directory.path()
     }
 
-    fn path(&self) -> PathBuf {
+    /// The socket.
+    pub fn path(&self) -> PathBuf {
         self.directory().join("agent.sock")
     }
 }
@@ -67,24 +62,25 @@ impl Drop for AgentSocket {
     }
 }
 
-fn serve(listener: &UnixListener, target: &Path, stop: &AtomicBool) {
+fn serve(listener: &UnixListener, source: &SshSource, stop: &AtomicBool) {
     for client in listener.incoming() {
         if stop.load(Ordering::SeqCst) {
             return;
         }
-        let (Ok(client), Ok(agent)) = (client, UnixStream::connect(target)) else { continue };
-        let _ = std::thread::Builder::new().name("ssh-agent".into()).spawn(move || relay(client, agent));
+        let Ok(client) = client else { continue };
+        let source = source.clone();
+        let _ = std::thread::Builder::new().name("ssh-agent".into()).spawn(move || answer(client, &source));
     }
 }
 
-fn relay(client: UnixStream, agent: UnixStream) {
-    let (Ok(mut client_in), Ok(mut agent_in)) = (client.try_clone(), agent.try_clone()) else { return };
-    let (mut client_out, mut agent_out) = (client, agent);
-    let up = std::thread::spawn(move || {
-        let _ = io::copy(&mut client_in, &mut agent_out);
-        let _ = agent_out.shutdown(std::net::Shutdown::Write);
-    });
-    let _ = io::copy(&mut agent_in, &mut client_out);
-    let _ = client_out.shutdown(std::net::Shutdown::Both);
-    let _ = up.join();
+/// Serves one client. What goes wrong ends its connection, which it reports in its own words.
+fn answer(client: UnixStream, source: &SshSource) {
+    let Ok(mut from) = client.try_clone() else { return };
+    let mut to = client;
+    let _ = match source {
+        SshSource::Keys(agent) => kiln_sshagent::serve(agent, &mut from, &mut to),
+        SshSource::Socket(path) => {
+            UnixStream::connect(path).and_then(|mut agent| kiln_sshagent::forward(&mut from, &mut to, &mut agent))
+        }
+    };
 }

@@ -2,8 +2,6 @@
 
 use kiln_graph::{ImageSource, LocalSource, OciLayoutSource, ResolveMode, SourceOp};
 
-use crate::git_url::{GitRef, GitRefError, is_git_url};
-
 /// Why a context can't be used.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ContextError {
@@ -12,7 +10,7 @@ pub enum ContextError {
     Reference(#[from] kiln_oci::ReferenceError),
     /// The git URL is malformed.
     #[error(transparent)]
-    Git(#[from] GitRefError),
+    Git(#[from] kiln_graph::GitUrlError),
     /// The digest of an OCI layout is malformed.
     #[error(transparent)]
     Digest(#[from] kiln_oci::DigestError),
@@ -41,8 +39,8 @@ pub fn context_source(name: &str, spec: &str, resolve: ResolveMode) -> Result<Op
     if spec.starts_with("deb://") {
         return Ok(Some(SourceOp::Deb(spec.to_owned())));
     }
-    if is_git_url(spec) {
-        return Ok(Some(SourceOp::Git(GitRef::parse(spec)?.source())));
+    if kiln_graph::is_git_context(spec) {
+        return Ok(Some(SourceOp::Git(kiln_graph::GitUrl::parse(spec)?.source())));
     }
     if spec.starts_with("http://") || spec.starts_with("https://") {
         let http = kiln_graph::HttpSource {

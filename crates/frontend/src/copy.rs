@@ -2,12 +2,11 @@
 
 use kiln_dockerfile::{Add, Copy, ExpandMode, InlineFile, Span, Spanned};
 use kiln_graph::{
-    ActionInput, CopyAction, Edge, FileAction, FileActionKind, FileOp, HttpSource, MergeOp, Mode, Op, Owner, SourceOp,
-    UserRef,
+    ActionInput, CopyAction, Edge, FileAction, FileActionKind, FileOp, GitUrl, HttpSource, MergeOp, Mode, Op, Owner,
+    SourceOp, UserRef, is_git_url, is_http_url,
 };
 use kiln_oci::Digest;
 
-use crate::git_url::{GitRef, is_git_url, is_http_url};
 use crate::plan::Step;
 use crate::request::LowerError;
 use crate::stage::{Inputs, StageLowering, join};
@@ -230,7 +229,7 @@ impl StageLowering<'_, '_, '_> {
         (checksum, name): (Option<String>, &str),
         draft: &mut Draft,
     ) -> Result<CopyAction, LowerError> {
-        let mut git = GitRef::parse(url).map_err(|e| LowerError::at(place, e.to_string()))?;
+        let mut git = GitUrl::parse(url).map_err(|e| LowerError::at(place, e.to_string()))?;
         if let (Some(flag), Some(query)) = (add.keep_git_dir, git.keep_git_dir)
             && flag != query
         {

@@ -1,11 +1,10 @@
 //! `SOURCE_DATE_EPOCH`: a number, `context`, the name of a context, or a stage that only adds one remote source.
 
 use kiln_dockerfile::{Add, InstructionKind, Stage};
-use kiln_graph::{HttpSource, ResolveMode, SourceOp};
+use kiln_graph::{GitUrl, HttpSource, ResolveMode, SourceOp, is_git_url, is_http_url};
 
 use crate::args::{Globals, at};
 use crate::context::context_source;
-use crate::git_url::{GitRef, is_git_url, is_http_url};
 use crate::plan::Contexts;
 use crate::request::{LowerError, LowerRequest, MetaResolver};
 
@@ -92,7 +91,7 @@ fn add_source(request: &LowerRequest, globals: &Globals, add: &Add) -> Result<So
     let url = expand(&source.value)?;
     let checksum = add.checksum.as_ref().map(|c| expand(&c.value)).transpose()?;
     if is_git_url(&url) || add.keep_git_dir.is_some() && url.contains("://") {
-        let mut git = GitRef::parse(&url).map_err(|e| LowerError::at(source.span, e.to_string()))?;
+        let mut git = GitUrl::parse(&url).map_err(|e| LowerError::at(source.span, e.to_string()))?;
         git.checksum = checksum.or(git.checksum);
         return Ok(SourceOp::Git(git.source()));
     }

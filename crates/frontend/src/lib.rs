@@ -18,7 +18,6 @@ mod context;
 mod copy;
 mod env;
 mod epoch;
-mod git_url;
 mod gofmt;
 mod lower;
 mod names;
@@ -31,7 +30,6 @@ mod stage;
 
 pub use args::platform_args;
 pub use context::{ContextError, context_source};
-pub use git_url::{GitRef, GitRefError, is_git_url};
 pub use lower::lower;
 pub use outline::{Outline, OutlineArg, OutlineMount, Target, outline, targets};
 pub use request::{BaseImage, BoxError, Image, LowerError, LowerRequest, Lowered, MetaResolver, Resolved};

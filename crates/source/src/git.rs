@@ -3,16 +3,17 @@
 //! One bare repository for each remote lives in the cache directory, under a lock, so that a second fetch transfers
 //! only what is new. A checkout gets its files from there.
 
-use std::ffi::{OsStr, OsString};
+use std::ffi::OsStr;
 use std::fs::{self, File};
-use std::io;
+use std::io::{self, Write};
+use std::os::fd::AsRawFd;
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
+use kiln_graph::{GitSource, is_reference, redact_url};
 use kiln_oci::Digest;
-
-use crate::git_url::check_reference;
-use crate::{GitUrl, redact_url};
+use rustix::fs::MemfdFlags;
 
 /// What can go wrong.
 #[derive(Debug, thiserror::Error)]
@@ -69,10 +70,11 @@ pub enum GitError {
     },
 }
 
-/// How to prove who we are. Never on a command line, so never in the process list.
+/// How to prove who we are. It reaches git through a descriptor: never its command line or environment, which others can
+/// see, and never a file on disk.
 #[derive(Clone, Default)]
 pub struct GitAuth {
-    /// Value of an `Authorization` header for HTTP remotes.
+    /// Value of an `Authorization` header for HTTP. It is sent to the remote's own host only, not to those of submodules.
     pub header: Option<String>,
     /// Socket of an ssh agent.
     pub ssh_socket: Option<PathBuf>,
@@ -83,9 +85,41 @@ pub struct GitAuth {
 impl GitAuth {
     /// For a token, the header that git hosts understand.
     pub fn from_token(token: &str) -> Self {
-        let header = format!("basic {}", base64(format!("x-access-token:{token}").as_bytes()));
-        Self { header: Some(header), ..Self::default() }
+        Self { header: Some(basic("x-access-token", token)), ..Self::default() }
     }
+
+    /// For a URL with a user name and password in it, the header that says the same. ssh has no use for a password.
+    pub fn from_url(remote: &str) -> Self {
+        let header = url_credentials(remote).map(|(user, password)| basic(&user, &password));
+        Self { header, ..Self::default() }
+    }
+}
+
+/// User name and password of an HTTP URL.
+pub fn url_credentials(remote: &str) -> Option<(String, String)> {
+    let (scheme, rest) = remote.split_once("://")?;
+    let authority = rest.split(['/', '?', '#']).next().unwrap_or_default();
+    let (userinfo, _) = authority.rsplit_once('@').filter(|_| scheme.starts_with("http"))?;
+    let (user, password) = userinfo.split_once(':').unwrap_or((userinfo, ""));
+    let decoded = |text: &str| percent_decode(text);
+    Some((decoded(user), decoded(password)))
+}
+
+fn percent_decode(text: &str) -> String {
+    let mut out = Vec::new();
+    let mut rest = text.as_bytes();
+    while let Some((&first, after)) = rest.split_first() {
+        let digits = after.get(..2).and_then(|d| std::str::from_utf8(d).ok());
+        match digits.filter(|_| first == b'%').and_then(|d| u8::from_str_radix(d, 16).ok()) {
+            Some(byte) => (out.push(byte), rest = &after[2..]),
+            None => (out.push(first), rest = after),
+        };
+    }
+    String::from_utf8_lossy(&out).into_owned()
+}
+
+fn basic(user: &str, password: &str) -> String {
+    format!("basic {}", base64(format!("{user}:{password}").as_bytes()))
 }
 
 fn base64(bytes: &[u8]) -> String {
@@ -114,7 +148,7 @@ impl GitFetcher {
     }
 
     /// The commit that a URL means now. Asks the remote unless the URL names a whole commit.
-    pub fn resolve(&self, url: &GitUrl, auth: &GitAuth) -> Result<String, GitError> {
+    pub fn resolve(&self, url: &GitSource, auth: &GitAuth) -> Result<String, GitError> {
         let wanted = url.reference.as_deref().unwrap_or("HEAD");
         let commit = match is_commit(wanted) {
             true => wanted.to_owned(),
@@ -128,10 +162,10 @@ impl GitFetcher {
         }
     }
 
-    fn ask_remote(&self, url: &GitUrl, wanted: &str, auth: &GitAuth) -> Result<String, GitError> {
+    fn ask_remote(&self, url: &GitSource, wanted: &str, auth: &GitAuth) -> Result<String, GitError> {
         fs::create_dir_all(&self.cache).map_err(|e| io_error(&self.cache, e))?;
         let mut git = Git::new(url, auth, &self.cache);
-        git.args(["ls-remote", "--"]).arg(&url.remote);
+        git.args(["ls-remote", "--"]).arg(redact_password(&url.remote));
         let listed = git.output("ls-remote")?;
         let refs: Vec<(&str, &str)> = listed.lines().filter_map(|l| l.split_once('\t')).collect();
         let find = |name: &str| refs.iter().find(|(_, n)| *n == name).map(|(c, _)| (*c).to_owned());
@@ -150,9 +184,10 @@ impl GitFetcher {
     }
 
     /// Puts the files of `commit` into the new directory `dest`.
-    pub fn checkout(&self, url: &GitUrl, commit: &str, auth: &GitAuth, dest: &Path) -> Result<Checkout, GitError> {
-        check_reference(commit)
-            .map_err(|_| GitError::NoSuchRef { remote: redact_url(&url.remote), reference: commit.to_owned() })?;
+    pub fn checkout(&self, url: &GitSource, commit: &str, auth: &GitAuth, dest: &Path) -> Result<Checkout, GitError> {
+        if !is_reference(commit) {
+            return Err(GitError::NoSuchRef { remote: redact_url(&url.remote), reference: commit.to_owned() });
+        }
         let repo = self.cache.join(Digest::of(url.remote.as_bytes()).hex());
         fs::create_dir_all(&repo).map_err(|e| io_error(&repo, e))?;
         let lock = File::create(self.cache.join(format!("{}.lock", Digest::of(url.remote.as_bytes()).hex())))
@@ -166,7 +201,7 @@ impl GitFetcher {
         Ok(Checkout { commit: commit.to_owned(), dir })
     }
 
-    fn fetch(&self, url: &GitUrl, commit: &str, auth: &GitAuth, repo: &Path) -> Result<(), GitError> {
+    fn fetch(&self, url: &GitSource, commit: &str, auth: &GitAuth, repo: &Path) -> Result<(), GitError> {
         if !repo.join("HEAD").exists() {
             Git::new(url, auth, repo).args(["init", "--quiet", "--bare", "."]).output("init")?;
         }
@@ -176,7 +211,7 @@ impl GitFetcher {
         }
         let shallow = Git::new(url, auth, repo)
             .args(["fetch", "--quiet", "--no-tags", "--depth=1", "--"])
-            .arg(&url.remote)
+            .arg(redact_password(&url.remote))
             .arg(commit)
             .output("fetch");
         if shallow.is_ok() {
@@ -185,7 +220,7 @@ impl GitFetcher {
         // Some servers do not hand out a commit by its name: take all refs, then look for it.
         Git::new(url, auth, repo)
             .args(["fetch", "--quiet", "--tags", "--force", "--"])
-            .arg(&url.remote)
+            .arg(redact_password(&url.remote))
             .arg("+refs/heads/*:refs/remotes/origin/*")
             .output("fetch")?;
         let found = Git::new(url, auth, repo).args(["cat-file", "-e"]).arg(format!("{commit}^{{commit}}")).quiet_ok();
@@ -195,7 +230,7 @@ impl GitFetcher {
     /// A clone of the cached repository whose files are checked out. Its `origin` is the remote without credentials.
     fn populate(
         &self,
-        url: &GitUrl,
+        url: &GitSource,
         commit: &str,
         auth: &GitAuth,
         (repo, dest): (&Path, &Path),
@@ -212,13 +247,13 @@ impl GitFetcher {
         }
         in_dest().args(["remote", "add", "origin"]).arg(redact_url(&url.remote)).output("remote")?;
         in_dest().args(["checkout", "--quiet", "--force", "--detach"]).arg(commit).output("checkout")?;
-        if url.submodules != Some(false) && dest.join(".gitmodules").symlink_metadata().is_ok_and(|m| m.is_file()) {
+        if !url.skip_submodules && dest.join(".gitmodules").symlink_metadata().is_ok_and(|m| m.is_file()) {
             in_dest()
                 .args(["submodule", "--quiet", "update", "--init", "--recursive", "--depth=1"])
                 .output("submodule")?;
         }
         let git_dir = dest.join(".git");
-        if url.keep_git_dir == Some(true) {
+        if url.keep_git_dir {
             // The clone must stand alone: no path of the cache may stay in it.
             in_dest().args(["repack", "-a", "-d", "--quiet"]).output("repack")?;
             return fs::remove_file(&alternates).map_err(|e| io_error(&alternates, e));
@@ -228,7 +263,7 @@ impl GitFetcher {
 }
 
 /// CVE-2026-33748: the directory must be inside the checkout, links included.
-fn subdirectory(url: &GitUrl, dest: &Path) -> Result<PathBuf, GitError> {
+fn subdirectory(url: &GitSource, dest: &Path) -> Result<PathBuf, GitError> {
     let Some(subdir) = url.subdir.as_deref().map(|s| s.trim_matches('/')).filter(|s| !s.is_empty()) else {
         return Ok(dest.to_owned());
     };
@@ -251,25 +286,41 @@ struct Git {
     command: Command,
     remote: String,
     secrets: Vec<String>,
+    /// Why it can't be run after all.
+    broken: Option<io::Error>,
 }
 
+/// What git may see of our environment.
+const PASSED_ON: [&str; 11] = [
+    "PATH",
+    "SSL_CERT_FILE",
+    "SSL_CERT_DIR",
+    "GIT_SSL_CAINFO",
+    "HTTP_PROXY",
+    "HTTPS_PROXY",
+    "NO_PROXY",
+    "http_proxy",
+    "https_proxy",
+    "no_proxy",
+    "TMPDIR",
+];
+
+/// Settings that nothing can override: no hooks, no local protocols.
+const SETTINGS: [(&str, &str); 7] = [
+    ("core.hooksPath", "/dev/null"),
+    ("core.fsmonitor", "false"),
+    ("protocol.file.allow", "never"),
+    ("protocol.ext.allow", "never"),
+    ("advice.detachedHead", "false"),
+    ("safe.directory", "*"),
+    ("gc.auto", "0"),
+];
+
 impl Git {
-    fn new(url: &GitUrl, auth: &GitAuth, dir: &Path) -> Self {
+    fn new(url: &GitSource, auth: &GitAuth, dir: &Path) -> Self {
         let mut command = Command::new("git");
         command.current_dir(dir).stdin(Stdio::null()).env_clear();
-        for name in [
-            "PATH",
-            "SSL_CERT_FILE",
-            "SSL_CERT_DIR",
-            "GIT_SSL_CAINFO",
-            "HTTP_PROXY",
-            "HTTPS_PROXY",
-            "NO_PROXY",
-            "http_proxy",
-            "https_proxy",
-            "no_proxy",
-            "TMPDIR",
-        ] {
+        for name in PASSED_ON {
             if let Some(value) = std::env::var_os(name) {
                 command.env(name, value);
             }
@@ -284,32 +335,50 @@ impl Git {
             ("GIT_NO_LAZY_FETCH", "1"),
             ("GIT_LFS_SKIP_SMUDGE", "1"),
         ]);
-        let mut config: Vec<(&str, OsString)> = vec![
-            ("core.hooksPath", "/dev/null".into()),
-            ("core.fsmonitor", "false".into()),
-            ("protocol.file.allow", "never".into()),
-            ("protocol.ext.allow", "never".into()),
-            ("advice.detachedHead", "false".into()),
-            ("safe.directory", "*".into()),
-            ("gc.auto", "0".into()),
-        ];
-        let mut secrets = Vec::new();
-        if let Some(header) = &auth.header {
-            config.push(("http.extraHeader", format!("Authorization: {header}").into()));
-            secrets.push(header.clone());
-        }
-        command.env("GIT_CONFIG_COUNT", config.len().to_string());
-        for (i, (key, value)) in config.into_iter().enumerate() {
+        command.env("GIT_CONFIG_COUNT", SETTINGS.len().to_string());
+        for (i, (key, value)) in SETTINGS.into_iter().enumerate() {
             command.env(format!("GIT_CONFIG_KEY_{i}"), key).env(format!("GIT_CONFIG_VALUE_{i}"), value);
         }
         command.env("GIT_SSH_COMMAND", ssh_command(auth));
         if let Some(socket) = &auth.ssh_socket {
             command.env("SSH_AUTH_SOCK", socket);
         }
-        if let Some((user, _)) = url.remote.split_once("://").and_then(|(_, r)| r.split_once('@')) {
-            secrets.push(user.to_owned());
+        let mut git = Self { command, remote: redact_url(&url.remote), secrets: Vec::new(), broken: None };
+        let header = auth.header.clone().or_else(|| GitAuth::from_url(&url.remote).header);
+        if let Some(header) = header {
+            git.broken = git.authorize(&url.remote, &header).err();
+            git.secrets.extend(header.split(' ').next_back().map(str::to_owned));
         }
-        Self { command, remote: redact_url(&url.remote), secrets }
+        let (user, password) = url_credentials(&url.remote).unwrap_or_default();
+        git.secrets.extend([user, password].into_iter().filter(|s| s.len() > 3));
+        git
+    }
+
+    /// Hands the header over in a configuration that is in memory only and that git's processes inherit.
+    fn authorize(&mut self, remote: &str, header: &str) -> io::Result<()> {
+        let Some((scheme, rest)) = remote.split_once("://").filter(|(scheme, _)| scheme.starts_with("http")) else {
+            return Ok(());
+        };
+        if header.chars().any(char::is_control) {
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, "the authorization header has a line break in it"));
+        }
+        let authority = rest.split('/').next().unwrap_or_default();
+        let host = authority.rsplit_once('@').map_or(authority, |(_, host)| host);
+        let quoted = |text: &str| text.replace('\\', "\\\\").replace('"', "\\\"");
+        let text = format!(
+            "[http \"{}://{}/\"]\n\textraHeader = \"Authorization: {}\"\n",
+            quoted(scheme),
+            quoted(host),
+            quoted(header)
+        );
+        let memory = rustix::fs::memfd_create("git-config", MemfdFlags::CLOEXEC)?;
+        File::from(memory.try_clone()?).write_all(text.as_bytes())?;
+        self.command.env("GIT_CONFIG_GLOBAL", format!("/proc/self/fd/{}", memory.as_raw_fd()));
+        // SAFETY: between fork and exec only fcntl is called, which is allowed there.
+        unsafe {
+            self.command.pre_exec(move || Ok(rustix::io::fcntl_setfd(&memory, rustix::io::FdFlags::empty())?));
+        }
+        Ok(())
     }
 
     fn args<'a>(&mut self, args: impl IntoIterator<Item = &'a str>) -> &mut Self {
@@ -323,6 +392,9 @@ impl Git {
     }
 
     fn run(&mut self) -> Result<Output, GitError> {
+        if let Some(error) = self.broken.take() {
+            return Err(io_error(Path::new("git"), error));
+        }
         self.command.output().map_err(|e| match e.kind() {
             io::ErrorKind::NotFound => GitError::NotInstalled { remote: self.remote.clone() },
             _ => io_error(Path::new("git"), e),
@@ -342,17 +414,36 @@ impl Git {
         for secret in &self.secrets {
             message = message.replace(secret, "***");
         }
+        if message.contains("Host key verification failed") {
+            message.push_str("\nits key must be in ~/.ssh/known_hosts: connect once with ssh, or use ssh-keyscan");
+        }
         Err(GitError::Failed { what, remote: self.remote.clone(), message })
     }
 }
 
-/// ssh without the user's configuration; host keys are checked against the given file only.
+/// The remote as git is given it: a password would be in the process list. ssh needs the user.
+fn redact_password(remote: &str) -> String {
+    let Some((scheme, rest)) = remote.split_once("://").filter(|(scheme, _)| *scheme == "ssh") else {
+        return redact_url(remote);
+    };
+    let (authority, path) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
+    let (user, host) = authority.rsplit_once('@').unwrap_or(("", authority));
+    match user.split(':').next().unwrap_or_default() {
+        "" => format!("{scheme}://{host}{path}"),
+        user => format!("{scheme}://{user}@{host}{path}"),
+    }
+}
+
+/// ssh without the user's configuration and keys: it offers what the agent has, and it talks to hosts that the machine's or
+/// the given file knows.
 fn ssh_command(auth: &GitAuth) -> String {
     let known_hosts = match &auth.known_hosts {
         Some(path) => path.to_string_lossy().replace('\'', "'\\''"),
         None => "/dev/null".to_owned(),
     };
-    format!("ssh -F /dev/null -o BatchMode=yes -o StrictHostKeyChecking=yes -o UserKnownHostsFile='{known_hosts}'")
+    format!(
+        "ssh -F /dev/null -o IdentityFile=none -o BatchMode=yes -o StrictHostKeyChecking=yes -o UserKnownHostsFile='{known_hosts}'"
+    )
 }
 
 #[cfg(test)]
@@ -363,9 +454,9 @@ mod tests {
     fn a_whole_commit_needs_no_remote() {
         let dir = tempfile::tempdir().unwrap();
         let commit = "0123456789abcdef0123456789abcdef01234567";
-        let url = GitUrl::parse(&format!("https://host.invalid/a.git#{commit}")).unwrap();
+        let url = kiln_graph::GitUrl::parse(&format!("https://host.invalid/a.git#{commit}")).unwrap().source();
         assert_eq!(GitFetcher::new(dir.path()).resolve(&url, &GitAuth::default()).unwrap(), commit);
-        let other = GitUrl { checksum: Some("fffffff".into()), ..url };
+        let other = GitSource { checksum: Some("fffffff".into()), ..url };
         assert!(matches!(
             GitFetcher::new(dir.path()).resolve(&other, &GitAuth::default()),
             Err(GitError::Checksum { .. })
@@ -377,8 +468,18 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         fs::create_dir_all(dir.path().join("tree/ok")).unwrap();
         std::os::unix::fs::symlink("/etc", dir.path().join("tree/evil")).unwrap();
-        let url = |s: &str| GitUrl { remote: "https://h/a.git".into(), subdir: Some(s.into()), ..GitUrl::default() };
+        let url =
+            |s: &str| GitSource { remote: "https://h/a.git".into(), subdir: Some(s.into()), ..GitSource::default() };
         assert!(subdirectory(&url("ok"), &dir.path().join("tree")).is_ok());
         assert!(subdirectory(&url("evil"), &dir.path().join("tree")).is_err());
+    }
+
+    #[test]
+    fn passwords_of_urls_are_not_arguments() {
+        assert_eq!(redact_password("https://u:secret@h/a.git"), "https://h/a.git");
+        assert_eq!(redact_password("ssh://git:secret@h:22/a.git"), "ssh://git@h:22/a.git");
+        assert_eq!(redact_password("git@h:a.git"), "git@h:a.git");
+        assert_eq!(url_credentials("https://u:a%40b@h/x"), Some(("u".into(), "a@b".into())));
+        assert_eq!(url_credentials("https://h/x@y"), None);
     }
 }

@@ -89,11 +89,6 @@ pub struct HttpClient {
     agent: OnceLock<ureq::Agent>,
 }
 
-/// Whether text is an HTTP URL.
-pub fn is_http_url(text: &str) -> bool {
-    text.starts_with("http://") || text.starts_with("https://")
-}
-
 impl HttpClient {
     /// A client.
     pub fn new() -> Self {

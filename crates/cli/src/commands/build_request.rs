@@ -11,6 +11,7 @@ use kiln_engine::request::{
     Annotation, AnnotationTarget, ArchiveOutput, BuildRequest, CacheSpec, ContextSource, Destination, DockerfileSource,
     Entitlements, ImageOutput, LayerFormat, OnFinding, Output, RunOptions, SecretSource, SshSource,
 };
+use kiln_engine::sshagent::Agent;
 
 use super::build::{self, BuildArgs};
 use super::parse::{attributes, bytes, key_value};
@@ -18,7 +19,7 @@ use crate::error::CliError;
 
 type Result<T> = std::result::Result<T, CliError>;
 
-/// Builds the request; nothing is read but the environment.
+/// Builds the request; nothing is read but the environment and ssh keys.
 pub fn request(args: &BuildArgs) -> Result<BuildRequest> {
     let build_args = build_args(&args.build_args);
     let tags = args.tags.iter().map(|t| reference(t)).collect::<Result<Vec<_>>>()?;
@@ -230,7 +231,7 @@ fn ssh(text: &str) -> Result<(String, SshSource)> {
     };
     match paths.as_slice() {
         [one] if is_socket(one) => Ok((id.to_owned(), SshSource::Socket(one.clone()))),
-        _ => Ok((id.to_owned(), SshSource::Keys(paths))),
+        _ => Ok((id.to_owned(), SshSource::Keys(Arc::new(Agent::new(super::ssh_keys::read(&paths)?))))),
     }
 }
 

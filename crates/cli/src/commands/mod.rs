@@ -10,6 +10,7 @@ mod images;
 mod logs;
 mod parse;
 mod run;
+mod ssh_keys;
 mod table;
 
 use std::path::PathBuf;

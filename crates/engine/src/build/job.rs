@@ -147,7 +147,7 @@ impl Job {
     /// A socket of an ssh agent for one step, with the owner and mode that the step wants.
     pub fn ssh_agent(&self, id: &str, owner: (u32, u32, u32)) -> Result<Option<AgentSocket>> {
         let source = self.request.ssh.get(id);
-        source.map(|s| AgentSocket::open(&self.engine.store, s, owner)).transpose()
+        source.map(|s| AgentSocket::open(&self.engine.store, s, Some(owner))).transpose()
     }
 
     /// The directory of the project's own files for this build.

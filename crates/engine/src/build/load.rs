@@ -6,14 +6,16 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError};
 
 use kiln_dockerfile::{Diagnostic, Dockerfile, IgnoreFile, IgnoreMatcher, LintContext, lint, parse};
+use kiln_graph::{GitUrl, is_git_context, redact_url};
 use kiln_oci::Hasher;
 use kiln_rootfs::Root;
-use kiln_source::{GitAuth, GitFetcher, GitUrl, HttpOptions};
+use kiln_source::HttpOptions;
 
 use crate::contexts::{Contexts, LocalContext, MAIN, unpack_archive};
 use crate::engine::Engine;
 use crate::error::{Error, Result};
 use crate::events::Event;
+use crate::git_access::GitAccess;
 use crate::request::{BuildRequest, ContextSource, DockerfileSource};
 use crate::steps::Steps;
 
@@ -36,6 +38,8 @@ pub struct Loaded {
     pub contexts: Contexts,
     /// Identifies context and Dockerfile between builds.
     pub project: String,
+    /// Tokens and the ssh agent for git, and the values of secrets.
+    pub(crate) git: Arc<GitAccess>,
 }
 
 impl Loaded {
@@ -67,7 +71,8 @@ pub fn load(engine: &Arc<Engine>, request: &BuildRequest, steps: &Steps) -> Resu
 }
 
 fn load_unseen(engine: &Arc<Engine>, request: &BuildRequest) -> Result<Loaded> {
-    let main = main_context(engine, request)?;
+    let git = Arc::new(GitAccess::new(engine, request));
+    let main = main_context(engine, request, &git)?;
     let (name, bytes, ignore_name) = read_dockerfile(engine, request, &main)?;
     let parsed = parse(&bytes, &name);
     if parsed.diagnostics.iter().any(Diagnostic::is_error) {
@@ -97,10 +102,11 @@ fn load_unseen(engine: &Arc<Engine>, request: &BuildRequest) -> Result<Loaded> {
         warnings_are_errors,
         contexts,
         project: hasher.finish().hex(),
+        git,
     })
 }
 
-fn main_context(engine: &Arc<Engine>, request: &BuildRequest) -> Result<Main> {
+fn main_context(engine: &Arc<Engine>, request: &BuildRequest, git: &GitAccess) -> Result<Main> {
     match &request.context {
         ContextSource::Local(path) => {
             let directory = path.canonicalize().map_err(|e| Error::io("open the context", path, e))?;
@@ -112,8 +118,11 @@ fn main_context(engine: &Arc<Engine>, request: &BuildRequest) -> Result<Main> {
             let reader = reader.ok_or_else(|| Error::request("the context stream was read already"))?;
             from_stream(engine, reader, "-")
         }
-        ContextSource::Remote(url) if kiln_source::is_git_url(url) => from_git(engine, request, url),
-        ContextSource::Remote(url) => from_http(engine, url),
+        ContextSource::Remote(url) if is_git_context(url) => from_git(engine, git, url),
+        ContextSource::Remote(url) => {
+            git.note(url);
+            from_http(engine, url)
+        }
     }
 }
 
@@ -141,23 +150,14 @@ fn from_stream(engine: &Arc<Engine>, mut reader: Box<dyn Read + Send>, name: &st
     Ok(Main { directory: Some(directory), dockerfile: None, scratch: Some(scratch), name: name.to_owned() })
 }
 
-fn from_git(engine: &Arc<Engine>, request: &BuildRequest, text: &str) -> Result<Main> {
-    let url = GitUrl::parse(text).map_err(|e| Error::request(e.to_string()))?;
-    let fetcher = GitFetcher::new(&engine.store.sources_dir("git")?);
-    let secrets = crate::secrets::Secrets::new(request.secrets.clone());
-    let mut auth = match secrets.get("GIT_AUTH_TOKEN")? {
-        Some(token) => GitAuth::from_token(String::from_utf8_lossy(&token).trim()),
-        None => GitAuth::default(),
-    };
-    auth.known_hosts.clone_from(&engine.known_hosts);
-    if let Some(crate::request::SshSource::Socket(socket)) = request.ssh.get("default") {
-        auth.ssh_socket = Some(socket.clone());
-    }
+fn from_git(engine: &Arc<Engine>, git: &GitAccess, text: &str) -> Result<Main> {
+    let url = GitUrl::parse(text).map_err(|e| Error::request(e.to_string()))?.source();
+    let fetcher = git.fetcher()?;
+    let auth = git.auth(&url.remote)?;
     let commit = fetcher.resolve(&url, &auth)?;
     let scratch = engine.store.scratch()?;
     let checkout = fetcher.checkout(&url, &commit, &auth, &scratch.path().join("context"))?;
-    let name = kiln_source::redact_url(text);
-    Ok(Main { directory: Some(checkout.dir), dockerfile: None, scratch: Some(scratch), name })
+    Ok(Main { directory: Some(checkout.dir), dockerfile: None, scratch: Some(scratch), name: redact_url(text) })
 }
 
 fn from_http(engine: &Arc<Engine>, url: &str) -> Result<Main> {
@@ -166,7 +166,7 @@ fn from_http(engine: &Arc<Engine>, url: &str) -> Result<Main> {
     let mut file = std::fs::File::create(&path).map_err(|e| Error::io("create", &path, e))?;
     engine.http.get(url, &HttpOptions::default(), &mut file)?;
     let file = std::fs::File::open(&path).map_err(|e| Error::io("open", &path, e))?;
-    from_stream(engine, Box::new(file), &kiln_source::redact_url(url))
+    from_stream(engine, Box::new(file), &redact_url(url))
 }
 
 /// The Dockerfile's name for messages, its bytes, and the path of the ignore file that belongs to it.
@@ -177,7 +177,7 @@ fn read_dockerfile(engine: &Engine, request: &BuildRequest, main: &Main) -> Resu
             let mut bytes = Vec::new();
             let options = HttpOptions { limit: Some(MAX_DOCKERFILE as u64), ..HttpOptions::default() };
             engine.http.get(url, &options, &mut bytes)?;
-            Ok((kiln_source::redact_url(url), bytes, None))
+            Ok((redact_url(url), bytes, None))
         }
         DockerfileSource::Default => match (&main.dockerfile, &main.directory) {
             (Some(bytes), _) => Ok(("Dockerfile".to_owned(), bytes.clone(), None)),
@@ -282,7 +282,7 @@ fn local_contexts(named: &BTreeMap<String, String>) -> impl Iterator<Item = (Str
     named
         .iter()
         .filter(|(_, spec)| !spec.contains("://") || spec.starts_with("local://"))
-        .filter(|(_, spec)| !kiln_source::is_git_url(spec))
+        .filter(|(_, spec)| !is_git_context(spec))
         .map(|(n, s)| (n.clone(), s.clone()))
 }
 

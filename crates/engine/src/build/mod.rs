@@ -56,13 +56,8 @@ fn run(engine: &Arc<Engine>, request: BuildRequest, steps: Steps, cancel: &Cance
 
 /// The build args, secrets and ssh agents of a target.
 pub fn outline(engine: &Arc<Engine>, request: &BuildRequest, loaded: &Loaded) -> Result<kiln_frontend::Outline> {
-    let options = ResolveOptions {
-        contexts: Arc::default(),
-        secrets: Arc::new(Secrets::new(request.secrets.clone())),
-        ssh_socket: None,
-        pull: request.pull,
-        dockerfile: None,
-    };
+    let options =
+        ResolveOptions { contexts: Arc::default(), git: Arc::clone(&loaded.git), pull: request.pull, dockerfile: None };
     let steps = Steps::new(Arc::new(crate::events::NoEvents));
     let resolved = Arc::new(Resolved::new(Arc::clone(engine), steps, options));
     let asked = lower_request(request, &loaded.dockerfile);
@@ -77,17 +72,13 @@ fn prepare(
     steps: Steps,
     cancel: &CancelToken,
 ) -> Result<ReadyJob> {
-    let secrets = Arc::new(Secrets::new(request.secrets.clone()));
+    let secrets = Arc::clone(loaded.git.secrets());
     let known = known_secrets(&request, &secrets)?;
     let steps = steps.masking(Redactor::new(&known));
     let contexts = Arc::new(loaded.contexts);
     let options = ResolveOptions {
         contexts: Arc::clone(&contexts),
-        secrets: Arc::clone(&secrets),
-        ssh_socket: request.ssh.get("default").and_then(|s| match s {
-            SshSource::Socket(path) => Some(path.clone()),
-            SshSource::Keys(_) => None,
-        }),
+        git: Arc::clone(&loaded.git),
         pull: request.pull,
         dockerfile: Some(loaded.dockerfile.source.clone()),
     };
@@ -144,11 +135,10 @@ fn known_secrets(request: &BuildRequest, secrets: &Secrets) -> Result<Vec<Secret
     let mut all: Vec<Secret> =
         secrets.all()?.into_iter().map(|(id, value)| Secret::new(id, Origin::Secret, value)).collect();
     for (id, source) in &request.ssh {
-        if let SshSource::Keys(paths) = source {
-            for path in paths {
-                let key = std::fs::read(path).map_err(|e| Error::io("read the key", path, e))?;
-                all.push(Secret::new(format!("{id} ({})", path.display()), Origin::SshKey, key));
-            }
+        let SshSource::Keys(agent) = source else { continue };
+        for key in agent.keys() {
+            let name = format!("{id}={}", key.path().display());
+            all.extend(key.secret_values().into_iter().map(|value| Secret::new(name.clone(), Origin::SshKey, value)));
         }
     }
     for (name, value) in &request.build_args {

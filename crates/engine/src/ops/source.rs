@@ -20,8 +20,8 @@ pub fn fetch(job: &Job, vertex: &Vertex, source: &SourceOp, step: &Step) -> Resu
         Some(Meaning::Deb(resolution)) => crate::debian::build(job, &resolution, step),
         Some(Meaning::Git(url, commit)) => {
             let scratch = job.engine.store.scratch()?;
-            let fetcher = job.resolved.git_fetcher()?;
-            let auth = job.resolved.git_auth(&url.remote)?;
+            let access = job.resolved.git_access();
+            let (fetcher, auth) = (access.fetcher()?, access.auth(&url.remote)?);
             let checkout = fetcher.checkout(&url, &commit, &auth, &scratch.path().join("tree"))?;
             let root = Root::open(&checkout.dir)?;
             let snapshot = new_layer(job, |to| crate::contexts::copy_all(&root, Path::new("/"), to, None))?;
