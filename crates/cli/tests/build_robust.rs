@@ -145,7 +145,8 @@ fn a_user_without_privileges_builds_and_runs() {
         return; // all the other tests are this test then
     }
     let dockerfile = format!(
-        "{BASE}RUN id -u > /uid && mkdir -p /d && chmod 700 /d\nCOPY --chown=12:13 f /f\nRUN test -s /f && touch /owned\n"
+        "{BASE}RUN id -u > /uid && mkdir -p /d && chmod 700 /d\nCOPY --chown=12:13 f /f\nRUN test -s /f && touch /owned\n\
+         RUN mkdir -p /etc/apt/apt.conf.d\nRUN cat /etc/apt/apt.conf.d/* > /apt-asked\n"
     );
     let Some(mut s) = Sandbox::new(&dockerfile) else { return };
     s.file("f", "f");
@@ -177,6 +178,9 @@ fn a_user_without_privileges_builds_and_runs() {
     assert_eq!(shown.stdout, "0\nf");
     user(binary.as_os_str(), &["build", "--progress=plain", "-o", "uout/tree", "ctx"]).ok();
     assert_eq!(text(s.path("uout/tree/f")), "f");
+    // apt is told not to become another user, and the image does not know of it.
+    assert_eq!(text(s.path("uout/tree/apt-asked")), "APT::Sandbox::User \"root\";\n");
+    assert_eq!(names(s.path("uout/tree/etc/apt/apt.conf.d")), [""; 0]);
 }
 
 #[test]

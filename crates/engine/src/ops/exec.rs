@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use kiln_executor::{Exit, Limits, Network, ProcessSpec, Security, Stdio, Ulimit, User};
 use kiln_graph::{ExecOp, NetworkMode, SecurityMode, Vertex};
-use kiln_rootfs::{Root, Target, ids};
+use kiln_rootfs::{Ownership, Root, Target, ids};
 use kiln_store::Snapshot;
 
 use super::mounts::Mounts;
@@ -35,7 +35,10 @@ pub fn run(job: &Job, vertex: &Vertex, op: &ExecOp, inputs: &[Value], step: &Ste
         Target::over(upper, job.engine.views.stack(&base)?).adopt_root()?;
     }
     let root = job.engine.views.writable(&base, draft.fs(), draft.work())?;
-    let mounts = Mounts::prepare(job, op, inputs, step)?;
+    let mut mounts = Mounts::prepare(job, op, inputs, step)?;
+    if job.engine.ownership == Ownership::Recorded {
+        mounts.for_single_id(&root)?;
+    }
     let output = Output::new(job, step)?;
     let spec = process(job, op, &root, &mounts, &output)?;
     let exit =

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use kiln_executor::MountSource;
 use kiln_graph::{CacheSharing, ExecOp, Mount, MountKind};
-use kiln_rootfs::Root;
+use kiln_rootfs::{FileKind, Root};
 use kiln_store::{CacheMount, LayerDraft, MountOpts, Sharing};
 
 use crate::build::Job;
@@ -60,6 +60,21 @@ impl Mounts {
             }
         }
         Ok(mounts)
+    }
+
+    /// With a single id nobody can become the user that apt downloads as, and apt looks whether it did.
+    pub fn for_single_id(&mut self, root: &Root) -> Result<()> {
+        let directory = Path::new("/etc/apt/apt.conf.d");
+        if !root.try_stat(directory, false)?.is_some_and(|s| s.kind == FileKind::Dir) {
+            return Ok(());
+        }
+        let memory = Root::from_fd(memory_file_system()?);
+        memory.write_file(Path::new("/apt.conf"), b"APT::Sandbox::User \"root\";\n", 0o644, None)?;
+        let fd = memory.open_path(Path::new("/apt.conf"), false)?;
+        let target = directory.join("99kiln-single-id");
+        self.list.push(kiln_executor::Mount { source: MountSource::Fd(fd), target, readonly: true });
+        self._views.push(memory);
+        Ok(())
     }
 
     fn add(&mut self, mount: &Mount, source: MountSource, readonly: bool) {
@@ -183,5 +198,5 @@ fn memory_file_system() -> Result<OwnedFd> {
         let flags = MountAttrFlags::MOUNT_ATTR_NODEV | MountAttrFlags::MOUNT_ATTR_NOSUID;
         fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, flags)
     })();
-    made.map_err(|e| Error::io("mount", "a memory file system for a secret", e.into()))
+    made.map_err(|e| Error::io("mount", "a memory file system", e.into()))
 }
