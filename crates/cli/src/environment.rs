@@ -6,6 +6,7 @@ use std::sync::Arc;
 use kiln_engine::executor::{CancelToken, rootless};
 use kiln_engine::registry::{Client, ClientOptions, HostsConfig, Keychain, ProxyConfig};
 use kiln_engine::rootfs::Ownership;
+use kiln_engine::store::Store;
 use kiln_engine::{Engine, EngineOptions};
 
 use crate::error::CliError;
@@ -40,6 +41,12 @@ impl Environment {
             known_hosts: Some(self.home.join(".ssh/known_hosts")).filter(|p| p.exists()),
         };
         Ok(Engine::open(options)?)
+    }
+
+    /// The store alone, for commands that need nothing else. Nothing that is looked up is held against collection.
+    pub fn store(&self) -> Result<Store, CliError> {
+        rootless::enter().map_err(|e| CliError::failed(e.to_string()))?;
+        Ok(Store::open(&self.root).map_err(kiln_engine::Error::from)?)
     }
 
     /// The registry client with the user's configuration.

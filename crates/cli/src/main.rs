@@ -4,7 +4,10 @@ mod commands;
 mod environment;
 mod error;
 mod excerpt;
+mod listing;
+mod output;
 mod progress;
+mod template;
 
 use std::process::ExitCode;
 

@@ -16,6 +16,7 @@ pub mod error;
 pub mod events;
 mod export;
 mod git_access;
+pub mod images;
 mod layers;
 mod layout;
 pub mod leaks;

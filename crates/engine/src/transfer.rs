@@ -329,22 +329,6 @@ impl Engine {
     fn origin(&self, target: &Digest) -> Result<Option<Reference>> {
         Ok(self.store.meta().get_as::<String>(&origin_key(target))?.and_then(|name| name.parse().ok()))
     }
-
-    /// Bytes of each layer of an image: uncompressed where that is known, else as stored.
-    pub fn layer_sizes(&self, manifest: &Manifest, config: &ImageConfig) -> Result<Vec<u64>> {
-        let mut sizes = Vec::with_capacity(manifest.layers.len());
-        for (descriptor, diff_id) in manifest.layers.iter().zip(&config.rootfs.diff_ids) {
-            let layer =
-                self.store.layers().find_by_diff_id(diff_id)?.map(|id| self.store.layers().get(&id)).transpose()?;
-            sizes.push(layer.and_then(|l| l.size).unwrap_or(descriptor.size));
-        }
-        Ok(sizes)
-    }
-
-    /// Bytes of all layers of an image.
-    pub fn image_size(&self, manifest: &Manifest, config: &ImageConfig) -> Result<u64> {
-        Ok(self.layer_sizes(manifest, config)?.into_iter().sum())
-    }
 }
 
 /// An image that was pulled.

@@ -3,6 +3,8 @@
 //! A row with a name is a tag, or a name by digest. A row without one is a dangling image: built without a name, or its last
 //! name was moved to another image.
 
+use std::collections::HashSet;
+
 use kiln_oci::{
     Descriptor, Digest, ImageConfig, Index, Manifest, ManifestKind, Platform, Reference, Timestamp, media,
     parse_manifest,
@@ -13,7 +15,7 @@ use crate::db;
 use crate::error::{Error, Result};
 use crate::fsutil::now_ms;
 use crate::index;
-use crate::session::Pin;
+use crate::session::{Pin, all_pins};
 use crate::store::{Inner, Store};
 
 /// An image of the store.
@@ -94,6 +96,12 @@ impl Images<'_> {
     /// All names of an image, and its dangling row.
     pub fn of(&self, digest: &Digest) -> Result<Vec<Image>> {
         self.0.inner().db.read(|db| query(db, "WHERE digest=?1 ORDER BY name IS NULL, name", [digest.bytes()]))
+    }
+
+    /// Images that live processes use. A collection keeps their content whatever is removed here.
+    pub fn in_use(&self) -> Result<HashSet<Digest>> {
+        let pins = all_pins(self.0.root())?;
+        Ok(pins.into_iter().filter_map(|pin| if let Pin::Image(digest) = pin { Some(digest) } else { None }).collect())
     }
 
     /// Makes `name` lead to an image, whose manifest must be in the content store. What it led to before stays, without

@@ -5,13 +5,20 @@ mod build_request;
 mod build_run;
 mod check;
 mod completions;
+mod confirm;
+mod filters;
 mod history;
+mod image;
+mod image_prune;
 mod images;
+mod inspect;
 mod logs;
 mod parse;
+mod rmi;
 mod run;
 mod ssh_keys;
 mod table;
+mod tag;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -41,6 +48,10 @@ enum Command {
     Run(Box<run::RunArgs>),
     Images(images::ImagesArgs),
     History(history::HistoryArgs),
+    Inspect(inspect::InspectArgs),
+    Tag(tag::TagArgs),
+    Rmi(rmi::RmiArgs),
+    Image(image::ImageArgs),
     Logs(logs::LogsArgs),
     Completions(completions::CompletionsArgs),
 }
@@ -53,6 +64,10 @@ pub fn run(cli: Cli) -> Result<ExitCode, CliError> {
         Command::Run(args) => run::run(&args, &environment),
         Command::Images(args) => images::run(&args, &environment),
         Command::History(args) => history::run(&args, &environment),
+        Command::Inspect(args) => inspect::run(&args, &environment),
+        Command::Tag(args) => tag::run(&args, &environment),
+        Command::Rmi(args) => rmi::run(&args, &environment),
+        Command::Image(args) => image::run(&args, &environment),
         Command::Logs(args) => logs::run(&args, &environment),
         Command::Completions(args) => completions::run(&args),
     }

@@ -1,6 +1,13 @@
 //! Small parsers that commands share.
 
+use kiln_engine::oci::Platform;
+
 use crate::error::CliError;
+
+/// The value of `--platform` where one is meant.
+pub fn platform(text: &str) -> Result<Platform, CliError> {
+    text.parse().map_err(|e| CliError::usage(format!("--platform: {e}")))
+}
 
 /// `key=value`.
 pub fn key_value(flag: &str, text: &str) -> Result<(String, String), CliError> {
