@@ -156,7 +156,7 @@ impl Lexer<'_> {
         let mut fields = Vec::new();
         while let Some(rest) = self.rest.strip_prefix('.') {
             let named = rest.starts_with(is_name);
-            if !named && !(dot && fields.is_empty()) {
+            if !(named || dot && fields.is_empty()) {
                 break;
             }
             self.rest = rest;
