@@ -17,7 +17,6 @@ mod parse;
 mod rmi;
 mod run;
 mod ssh_keys;
-mod table;
 mod tag;
 
 use std::path::PathBuf;
