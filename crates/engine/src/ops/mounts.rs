@@ -65,7 +65,7 @@ impl Mounts {
     /// With a single id nobody can become the user that apt downloads as, and apt looks whether it did.
     pub fn for_single_id(&mut self, root: &Root) -> Result<()> {
         let directory = Path::new("/etc/apt/apt.conf.d");
-        if !root.try_stat(directory, false)?.is_some_and(|s| s.kind == FileKind::Dir) {
+        if root.try_stat(directory, false)?.is_none_or(|s| s.kind != FileKind::Dir) {
             return Ok(());
         }
         let memory = Root::from_fd(memory_file_system()?);
