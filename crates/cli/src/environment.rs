@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use kiln_engine::cache::Credentials;
 use kiln_engine::executor::{CancelToken, rootless};
 use kiln_engine::registry::{Client, ClientOptions, HostsConfig, Keychain, ProxyConfig};
 use kiln_engine::rootfs::Ownership;
@@ -39,6 +40,7 @@ impl Environment {
             registry: self.client(),
             apt_root: PathBuf::from("/"),
             known_hosts: Some(self.home.join(".ssh/known_hosts")).filter(|p| p.exists()),
+            s3: s3_credentials(),
         };
         Ok(Engine::open(options)?)
     }
@@ -76,6 +78,13 @@ impl Environment {
 
 fn proxies() -> ProxyConfig {
     ProxyConfig::default()
+}
+
+/// The access key for buckets, from the variables that all of Amazon's tools read.
+fn s3_credentials() -> Option<Credentials> {
+    let variable = |name: &str| std::env::var(name).ok().filter(|v| !v.is_empty());
+    let (id, secret) = (variable("AWS_ACCESS_KEY_ID")?, variable("AWS_SECRET_ACCESS_KEY")?);
+    Some(Credentials { id, secret, session: variable("AWS_SESSION_TOKEN") })
 }
 
 fn default_root(home: &Path) -> PathBuf {

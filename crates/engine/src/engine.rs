@@ -8,6 +8,7 @@ use kiln_rootfs::Ownership;
 use kiln_source::HttpClient;
 use kiln_store::{Lease, Store};
 
+use crate::cache;
 use crate::error::Result;
 use crate::layers::Unpacker;
 use crate::transfer::RegistryFetch;
@@ -25,6 +26,8 @@ pub struct EngineOptions {
     pub apt_root: std::path::PathBuf,
     /// The user's `known_hosts`, for git over ssh.
     pub known_hosts: Option<std::path::PathBuf>,
+    /// The access key for buckets that the environment has.
+    pub s3: Option<cache::Credentials>,
 }
 
 /// One kiln process's engine. Cheap to make: nothing is started before it is needed.
@@ -49,6 +52,8 @@ pub struct Engine {
     pub apt_root: std::path::PathBuf,
     /// The user's `known_hosts`.
     pub known_hosts: Option<std::path::PathBuf>,
+    /// Access keys for buckets.
+    pub s3_keys: Arc<cache::Keys>,
     executor: OnceLock<Executor>,
 }
 
@@ -58,7 +63,8 @@ impl Engine {
         let store = Store::open(&options.root)?;
         let lease = store.lease()?;
         let registry = Arc::new(options.registry);
-        let fetch = Arc::new(RegistryFetch::new(Arc::clone(&registry)));
+        let s3_keys = Arc::new(cache::Keys::new(options.s3));
+        let fetch = Arc::new(RegistryFetch::new(Arc::clone(&registry), Arc::clone(&s3_keys)));
         let unpacker = Unpacker::new(store.clone(), options.ownership, fetch);
         let views = Views::new(store.clone(), options.ownership, unpacker.clone())?;
         let threads = std::thread::available_parallelism().map_or(1, usize::from);
@@ -73,6 +79,7 @@ impl Engine {
             threads,
             apt_root: options.apt_root,
             known_hosts: options.known_hosts,
+            s3_keys,
             executor: OnceLock::new(),
         }))
     }

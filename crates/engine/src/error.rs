@@ -43,6 +43,16 @@ pub enum Error {
     /// The build was interrupted.
     #[error("interrupted")]
     Cancelled,
+    /// A layer that an imported cache promised can't be had. What it was made by has to run.
+    #[error("cached layer {}: {cause}", blob.short())]
+    LostLayer {
+        /// The layer in the store.
+        layer: kiln_store::LayerId,
+        /// Its blob.
+        blob: Box<kiln_oci::Digest>,
+        /// Why.
+        cause: Box<Error>,
+    },
     /// A file of the user.
     #[error("{action} {}: {source}", path.display())]
     Io {
@@ -125,6 +135,18 @@ impl Error {
     /// The same, with advice.
     pub fn request_with_hint(message: impl Into<String>, hint: impl Into<String>) -> Self {
         Self::Request { message: message.into(), hint: Some(hint.into()) }
+    }
+
+    /// What it means that a layer can't be had: if it came with a cache, it can be made again.
+    pub fn lost(layer: &kiln_store::Layer, cause: Self) -> Self {
+        let cached = crate::layers::Remote::of(layer).is_some_and(|r| r.cache.is_some());
+        match (&cause, layer.blobs.first()) {
+            (Self::LostLayer { .. }, _) | (_, None) => cause,
+            (_, Some(blob)) if cached => {
+                Self::LostLayer { layer: layer.id, blob: Box::new(blob.descriptor.digest), cause: Box::new(cause) }
+            }
+            _ => cause,
+        }
     }
 
     /// A failed file operation.

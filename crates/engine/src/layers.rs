@@ -4,7 +4,7 @@ use std::io::{self, Read, Write};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use kiln_compress::Encoder;
-use kiln_oci::{Descriptor, Digest, Hasher};
+use kiln_oci::{Descriptor, Digest, Hasher, Reference};
 use kiln_rootfs::apply::{ApplyOptions, apply};
 use kiln_rootfs::diff::ContentObserver;
 use kiln_rootfs::diff::{DiffOptions, diff};
@@ -12,6 +12,7 @@ use kiln_rootfs::{Ownership, Root};
 use kiln_store::{BlobWriter, Layer, LayerBlob, LayerId, Snapshot, Store};
 use serde::{Deserialize, Serialize};
 
+use crate::cache::Location;
 use crate::engine::Engine;
 use crate::error::{Error, Result};
 use crate::leaks::{LeakSearch, ShapeFound};
@@ -20,8 +21,28 @@ use crate::request::LayerFormat;
 /// Where the blob of a lazy layer can be had.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Remote {
-    /// An image name in the repository that has it.
+    /// An image name in the repository that has it; empty if it is not in a registry.
     pub reference: String,
+    /// Set if it came with an imported cache: then it can also be made again.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cache: Option<Location>,
+}
+
+impl Remote {
+    /// In a registry, as part of an image.
+    pub fn image(reference: &Reference) -> Self {
+        Self { reference: reference.to_string(), cache: None }
+    }
+
+    /// Of a layer.
+    pub fn of(layer: &Layer) -> Option<Self> {
+        serde_json::from_str(layer.remote.as_deref()?).ok()
+    }
+
+    /// What is recorded.
+    pub fn to_text(&self) -> Option<String> {
+        serde_json::to_string(self).ok()
+    }
 }
 
 /// Fetches blobs that are not here.
@@ -63,14 +84,29 @@ impl Unpacker {
         }
     }
 
-    /// One stream: fetch, store the blob, verify, decompress, verify, unpack.
+    /// Unpacks it from the first of its blobs that is good.
     fn unpack_one(&self, layer: &Layer) -> Result<()> {
         let _lock = self.store.lock(&format!("layer.{}", layer.id), &mut || {})?;
         if self.store.layers().get(&layer.id)?.unpacked {
             return Ok(());
         }
-        let blob = layer.blobs.first().ok_or_else(|| Error::request(format!("layer {} has no content", layer.id)))?;
-        let descriptor = &blob.descriptor;
+        let (mut here, mut elsewhere) = (Vec::new(), Vec::new());
+        for blob in &layer.blobs {
+            let known = self.store.content().has(&blob.descriptor.digest)?;
+            if known { here.push(&blob.descriptor) } else { elsewhere.push(&blob.descriptor) }
+        }
+        let mut failure = Error::request(format!("layer {} has no content", layer.id));
+        for descriptor in here.into_iter().chain(elsewhere) {
+            match self.unpack_blob(layer, descriptor) {
+                Ok(()) => return Ok(()),
+                Err(error) => failure = error,
+            }
+        }
+        Err(Error::lost(layer, failure))
+    }
+
+    /// One stream: fetch, store the blob, verify, decompress, verify, unpack.
+    fn unpack_blob(&self, layer: &Layer, descriptor: &Descriptor) -> Result<()> {
         let draft = self.store.layers().unpack_draft(&layer.id)?;
         let root = Root::open(draft.fs())?.with_ownership(self.ownership);
         let hasher = Arc::new(Mutex::new(Hasher::new()));
@@ -99,8 +135,7 @@ impl Unpacker {
             let file = self.store.content().open(&descriptor.digest)?;
             return Ok(Source { reader: Mutex::new(Some(Box::new(file))), writer: None });
         }
-        let remote = layer.remote.as_deref().and_then(|r| serde_json::from_str::<Remote>(r).ok());
-        let remote = remote.ok_or_else(|| kiln_store::Error::BlobMissing(Box::new(descriptor.digest)))?;
+        let remote = Remote::of(layer).ok_or_else(|| kiln_store::Error::BlobMissing(Box::new(descriptor.digest)))?;
         let writer = Arc::new(Mutex::new(Some(self.store.content().writer_for(&descriptor.digest)?)));
         let reader = StoringReader { inner: self.fetch.blob(&remote, descriptor)?, writer: Arc::clone(&writer) };
         Ok(Source { reader: Mutex::new(Some(Box::new(reader))), writer: Some(writer) })
@@ -199,7 +234,11 @@ impl Engine {
             (Some((search, place)), None) => Some(search.layer(place)),
             _ => None,
         };
-        let packed = match self.known_blob(&layer, options)? {
+        let known = match self.known_blob(&layer, options)? {
+            Some(packed) if self.is_within_reach(&layer, &packed.descriptor)? => Some(packed),
+            _ => None,
+        };
+        let packed = match known {
             Some(packed) => {
                 if let Some(observer) = &mut observer {
                     self.write_tar(snapshot, index, options.epoch, Some(observer), &mut io::sink())?;

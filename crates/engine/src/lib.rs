@@ -9,6 +9,7 @@
 
 mod admission;
 pub mod build;
+pub mod cache;
 mod contexts;
 mod debian;
 mod engine;

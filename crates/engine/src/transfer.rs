@@ -9,6 +9,7 @@ use kiln_oci::{Descriptor, Digest, ImageConfig, Manifest, ManifestKind, Platform
 use kiln_registry::{BlobSource, Client, Pushed, Resolved};
 use kiln_store::{LayerBlob, LayerId, LayerMeta, Snapshot};
 
+use crate::cache::Location;
 use crate::engine::Engine;
 use crate::error::{Error, Result};
 use crate::layers::{Fetch, Remote};
@@ -19,20 +20,26 @@ const MAX_CONFIG: u64 = 16 << 20;
 /// Blobs that are transferred at once.
 const PARALLEL: usize = 4;
 
-/// Fetches blobs from registries.
+/// Fetches blobs from registries and caches.
 pub struct RegistryFetch {
     client: Arc<Client>,
+    keys: Arc<crate::cache::Keys>,
 }
 
 impl RegistryFetch {
     /// With this client.
-    pub fn new(client: Arc<Client>) -> Self {
-        Self { client }
+    pub fn new(client: Arc<Client>, keys: Arc<crate::cache::Keys>) -> Self {
+        Self { client, keys }
     }
 }
 
 impl Fetch for RegistryFetch {
     fn blob(&self, remote: &Remote, descriptor: &Descriptor) -> Result<Box<dyn Read + Send>> {
+        if let Some(location) = &remote.cache
+            && *location != Location::Registry
+        {
+            return crate::cache::open(location, &self.keys, descriptor);
+        }
         let reference: Reference = remote
             .reference
             .parse()
@@ -77,7 +84,7 @@ impl Engine {
         Ok(self.known(&descriptor, platform, Some(name.clone())).ok())
     }
 
-    fn find_local(&self, name: &Reference, platform: &Platform) -> Result<Option<KnownImage>> {
+    pub(crate) fn find_local(&self, name: &Reference, platform: &Platform) -> Result<Option<KnownImage>> {
         let Some(image) = self.store.images().resolve(name)? else { return Ok(None) };
         match self.known(&image.target, platform, None) {
             Ok(known) => Ok(Some(known)),
@@ -103,7 +110,12 @@ impl Engine {
     }
 
     /// The manifest for a platform behind what a name led to, and its config.
-    fn select_remote(&self, name: &Reference, mut found: Resolved, platform: &Platform) -> Result<KnownImage> {
+    pub(crate) fn select_remote(
+        &self,
+        name: &Reference,
+        mut found: Resolved,
+        platform: &Platform,
+    ) -> Result<KnownImage> {
         if let ManifestKind::Index(index) = &found.kind {
             let entry = index.select(platform).ok_or_else(|| {
                 let available: Vec<String> =
@@ -138,14 +150,11 @@ impl Engine {
             let compression = media::layer_compression(&descriptor.media_type).ok_or_else(|| {
                 Error::request(format!("layer media type {:?} is not supported", descriptor.media_type))
             })?;
-            let remote = image.remote.as_ref().map(|r| Remote { reference: r.to_string() });
-            let remote = remote.and_then(|r| serde_json::to_string(&r).ok());
+            let remote = image.remote.as_ref().and_then(|r| Remote::image(r).to_text());
             let blob = LayerBlob { compression, level: None, descriptor: descriptor.clone() };
-            let meta = LayerMeta { diff_id: Some(*diff_id), size: None, blobs: vec![blob], remote };
-            let id = self.store.layers().create_lazy(&meta)?;
-            // Overlay refuses a directory twice; the upper one decides in any case.
-            ids.retain(|known| *known != id);
-            ids.push(id);
+            let meta = LayerMeta { diff_id: Some(*diff_id), blobs: vec![blob], remote, ..LayerMeta::default() };
+            // Overlay refuses a directory twice, but an image may have a layer twice: an empty one, for example.
+            ids.push(self.store.layers().create_lazy_beside(&meta, &ids)?);
         }
         Ok(Snapshot(ids))
     }
@@ -321,7 +330,7 @@ impl Engine {
     /// The repository that a blob is known to be in.
     pub(crate) fn blob_origin(&self, digest: &Digest) -> Result<Option<Reference>> {
         let layer = self.store.layers().find_by_blob(digest)?.map(|id| self.store.layers().get(&id)).transpose()?;
-        let remote = layer.and_then(|l| l.remote).and_then(|r| serde_json::from_str::<Remote>(&r).ok());
+        let remote = layer.as_ref().and_then(Remote::of);
         Ok(remote.and_then(|r| r.reference.parse().ok()))
     }
 
@@ -350,6 +359,15 @@ fn parse_origin(text: &str) -> Result<Reference> {
 
 /// Runs `work` on all items, a few at once. After an error, no more are begun.
 pub(crate) fn in_parallel<T: Sync>(items: &[T], work: impl Fn(&T) -> Result<()> + Sync) -> Result<()> {
+    in_parallel_by(PARALLEL, items, work)
+}
+
+/// The same, so many at once.
+pub(crate) fn in_parallel_by<T: Sync>(
+    parallel: usize,
+    items: &[T],
+    work: impl Fn(&T) -> Result<()> + Sync,
+) -> Result<()> {
     use std::sync::atomic::{AtomicUsize, Ordering};
     let next = AtomicUsize::new(0);
     let worker = || {
@@ -362,7 +380,7 @@ pub(crate) fn in_parallel<T: Sync>(items: &[T], work: impl Fn(&T) -> Result<()> 
         return worker();
     }
     std::thread::scope(|scope| {
-        let workers: Vec<_> = (0..PARALLEL.min(items.len())).map(|_| scope.spawn(worker)).collect();
+        let workers: Vec<_> = (0..parallel.min(items.len())).map(|_| scope.spawn(worker)).collect();
         let results: Vec<Result<()>> = workers.into_iter().map(|w| w.join().unwrap_or(Err(Error::Cancelled))).collect();
         results.into_iter().collect()
     })

@@ -2,23 +2,23 @@
 
 use std::fmt;
 use std::fs;
-use std::io;
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::str::FromStr;
-use std::sync::Arc;
 
 use kiln_oci::media::Compression;
 use kiln_oci::{Descriptor, Digest, Timestamp};
 use rusqlite::{Connection, OptionalExtension, params};
-use rustix::fs::{CWD, RenameFlags};
-use rustix::io::Errno;
 
 use crate::db;
 use crate::error::{Context, Error, Result};
 use crate::fsutil::{self, Measured, boot_id, now_ms};
-use crate::session::{Pin, Session};
+use crate::session::Pin;
 use crate::store::Store;
+
+mod draft;
+
+pub use draft::LayerDraft;
 
 /// Names a layer of this store. Random: most layers are never exported, so their digest is not computed.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -92,6 +92,8 @@ pub struct LayerMeta {
     pub blobs: Vec<LayerBlob>,
     /// Where a blob can be had; only the engine understands it.
     pub remote: Option<String>,
+    /// When it was made, if that was not now.
+    pub created: Option<Timestamp>,
 }
 
 /// A layer.
@@ -141,12 +143,18 @@ impl Layers<'_> {
     /// Records a layer whose files are not here, only the knowledge of where they come from. If a layer with that
     /// diff ID is already here, adds what is new to it and returns it.
     pub fn create_lazy(&self, meta: &LayerMeta) -> Result<LayerId> {
+        self.create_lazy_beside(meta, &[])
+    }
+
+    /// Like [`create_lazy`](Self::create_lazy), but never one of `used`: a state may have two layers of the same content, and an
+    /// overlay can't have a directory twice.
+    pub fn create_lazy_beside(&self, meta: &LayerMeta, used: &[LayerId]) -> Result<LayerId> {
         let session = self.0.inner().session()?;
         let id = LayerId::new()?;
         session.pinning(|pin| {
             self.0.inner().db.write(|tx| {
                 let known = match &meta.diff_id {
-                    Some(diff_id) => by_diff_id(tx, diff_id)?,
+                    Some(diff_id) => all_by_diff_id(tx, diff_id)?.into_iter().find(|id| !used.contains(id)),
                     None => None,
                 };
                 let id = known.unwrap_or(id);
@@ -239,6 +247,23 @@ impl Layers<'_> {
         let sql = "SELECT b.layer FROM layer_blobs b JOIN layers l ON l.id=b.layer WHERE b.digest=?1 \
                    ORDER BY l.unpacked DESC, l.created LIMIT 1";
         self.find_pinned(&|db| first_layer(db, sql, blob))
+    }
+
+    /// The same, but none of `used`.
+    pub fn find_by_diff_id_beside(&self, diff_id: &Digest, used: &[LayerId]) -> Result<Option<LayerId>> {
+        self.find_pinned(&|db| Ok(all_by_diff_id(db, diff_id)?.into_iter().find(|id| !used.contains(id))))
+    }
+
+    /// Forgets a layer that is not unpacked and can't be had any more, with all cache records that need it.
+    pub fn forget_lost(&self, id: &LayerId) -> Result<()> {
+        self.0.inner().db.write(|tx| {
+            let unpacked = "SELECT 1 FROM layers WHERE id=?1 AND unpacked=1";
+            if tx.prepare_cached(unpacked)?.exists([id.0])? {
+                return Ok(());
+            }
+            crate::cache::remove_records_of(tx, id)?;
+            delete(tx, id)
+        })
     }
 
     fn find_pinned(&self, look_up: &dyn Fn(&Connection) -> Result<Option<LayerId>>) -> Result<Option<LayerId>> {
@@ -348,19 +373,22 @@ fn insert(db: &Connection, id: &LayerId, meta: &LayerMeta, files: Option<Option<
     let (disk, check) = columns(files.flatten());
     let boot = files.map(|_| boot_id());
     let sql = "INSERT INTO layers(id, diff_id, size, unpacked, remote, created, disk, checksum, boot, written) \
-               VALUES(?1,?2,?3,?4,?5,?6,?7,?8,?9,?6)";
+               VALUES(?1,?2,?3,?4,?5,?6,?7,?8,?9,?10)";
     let (diff_id, size) = (meta.diff_id.as_ref().map(Digest::bytes), meta.size.map(|s| s as i64));
     let unpacked = files.is_some();
+    let now = now_ms();
+    let created = meta.created.map_or(now, |c| c.seconds().saturating_mul(1000));
     db.prepare_cached(sql)?.execute(params![
         id.0,
         diff_id,
         size,
         unpacked,
         meta.remote,
-        now_ms(),
+        created,
         disk,
         check,
-        boot
+        boot,
+        now
     ])?;
     Ok(())
 }
@@ -377,6 +405,13 @@ fn insert_blob(db: &Connection, id: &LayerId, blob: &LayerBlob) -> Result<()> {
 fn first_layer(db: &Connection, sql: &str, digest: &Digest) -> Result<Option<LayerId>> {
     let id: Option<Vec<u8>> = db.prepare_cached(sql)?.query_row([digest.bytes()], |r| r.get(0)).optional()?;
     id.map(|id| LayerId::from_column(&id)).transpose()
+}
+
+fn all_by_diff_id(db: &Connection, diff_id: &Digest) -> Result<Vec<LayerId>> {
+    let sql = "SELECT id FROM layers WHERE diff_id=?1 ORDER BY unpacked DESC, created";
+    let mut statement = db.prepare_cached(sql)?;
+    let rows = statement.query_map([diff_id.bytes()], |r| r.get::<_, Vec<u8>>(0))?;
+    rows.map(|id| LayerId::from_column(&id?)).collect()
 }
 
 pub(crate) fn by_diff_id(db: &Connection, diff_id: &Digest) -> Result<Option<LayerId>> {
@@ -419,74 +454,4 @@ fn load(db: &Connection, id: &LayerId) -> Result<Option<Layer>> {
         remote,
         created: Timestamp::from_seconds(created / 1000).unwrap_or(Timestamp::EPOCH),
     }))
-}
-
-/// A layer that is being made: a directory for its files and one for overlay's work. Dropped without a commit, it is removed.
-#[derive(Debug)]
-pub struct LayerDraft {
-    dir: PathBuf,
-    fs: PathBuf,
-    work: PathBuf,
-    session: Arc<Session>,
-    store: Store,
-    done: bool,
-}
-
-impl LayerDraft {
-    /// Where the files go: overlay's `upperdir`.
-    pub fn fs(&self) -> &Path {
-        &self.fs
-    }
-
-    /// Overlay's `workdir`.
-    pub fn work(&self) -> &Path {
-        &self.work
-    }
-
-    /// Makes the layer. It must not be mounted or written any more.
-    pub fn commit(mut self, meta: LayerMeta) -> Result<LayerId> {
-        let measured = self.seal()?;
-        let id = LayerId::new()?;
-        self.session.pin(&[Pin::Layer(id)])?;
-        let target = self.store.layers().dir(&id);
-        self.publish(&target)?;
-        let recorded = self.store.inner().db.write(|tx| {
-            insert(tx, &id, &meta, Some(measured))?;
-            meta.blobs.iter().try_for_each(|blob| insert_blob(tx, &id, blob))?;
-            let settled = "UPDATE layers SET boot=NULL WHERE boot=?1 AND written<?2";
-            tx.prepare_cached(settled)?.execute(params![boot_id(), now_ms() - SETTLED_AFTER_MS])?;
-            Ok(())
-        });
-        if let Err(e) = recorded {
-            _ = fsutil::remove_path(&target);
-            return Err(e);
-        }
-        Ok(id)
-    }
-
-    /// Removes what does not belong to the layer, and summarises the rest if that is quick.
-    fn seal(&mut self) -> Result<Option<Measured>> {
-        fsutil::remove_path(&self.work).ctx("remove", &self.work)?;
-        fsutil::measure(&self.fs, MEASURE_AT_ONCE).ctx("read", &self.fs)
-    }
-
-    /// Gives the directory its final name.
-    fn publish(&mut self, target: &Path) -> Result<()> {
-        let renamed = rustix::fs::renameat_with(CWD, &self.dir, CWD, target, RenameFlags::NOREPLACE);
-        match renamed {
-            Err(Errno::INVAL | Errno::NOSYS) => fs::rename(&self.dir, target),
-            other => other.map_err(io::Error::from),
-        }
-        .ctx("rename", target)?;
-        self.done = true;
-        Ok(())
-    }
-}
-
-impl Drop for LayerDraft {
-    fn drop(&mut self) {
-        if !self.done {
-            _ = fsutil::remove_path(&self.dir);
-        }
-    }
 }

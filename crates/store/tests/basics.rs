@@ -142,8 +142,12 @@ fn lazy_layers_are_found_by_what_they_are_and_unpacked_once() {
         level: Some(9),
         descriptor: Descriptor::new(media::OCI_LAYER_GZIP, blob, 6),
     };
-    let meta =
-        LayerMeta { diff_id: Some(diff_id), size: None, blobs: vec![gz.clone()], remote: Some("registry/x".into()) };
+    let meta = LayerMeta {
+        diff_id: Some(diff_id),
+        blobs: vec![gz.clone()],
+        remote: Some("registry/x".into()),
+        ..LayerMeta::default()
+    };
     let id = layers.create_lazy(&meta).unwrap();
     assert_eq!(layers.create_lazy(&meta).unwrap(), id, "the same layer is recorded once");
     assert_eq!(layers.find_by_diff_id(&diff_id).unwrap(), Some(id));

@@ -8,12 +8,13 @@ use kiln_engine::graph::{HostIp, Limits, NetworkMode, Resources, Ulimit};
 use kiln_engine::oci::media::Compression;
 use kiln_engine::oci::{Platform, Reference};
 use kiln_engine::request::{
-    Annotation, AnnotationTarget, ArchiveOutput, BuildRequest, CacheSpec, ContextSource, Destination, DockerfileSource,
+    Annotation, AnnotationTarget, ArchiveOutput, BuildRequest, ContextSource, Destination, DockerfileSource,
     Entitlements, ImageOutput, LayerFormat, OnFinding, Output, RunOptions, SecretSource, SshSource,
 };
 use kiln_engine::sshagent::Agent;
 
 use super::build::{self, BuildArgs};
+use super::build_cache;
 use super::parse::{attributes, bytes, key_value};
 use crate::error::CliError;
 
@@ -35,8 +36,8 @@ pub fn request(args: &BuildArgs) -> Result<BuildRequest> {
         tags,
         labels: args.labels.iter().map(|l| split_label(l)).collect(),
         annotations: args.annotations.iter().map(|a| annotation(a)).collect::<Result<_>>()?,
-        cache_from: args.cache_from.iter().map(|c| cache_spec(c)).collect::<Result<_>>()?,
-        cache_to: args.cache_to.iter().map(|c| cache_spec(c)).collect::<Result<_>>()?,
+        cache_from: build_cache::from(&args.cache_from)?,
+        cache_to: build_cache::to(&args.cache_to)?,
         secrets: args.secrets.iter().map(|s| secret(s)).collect::<Result<_>>()?,
         ssh: args.ssh.iter().map(|s| ssh(s)).collect::<Result<_>>()?,
         no_cache: args.no_cache,
@@ -166,16 +167,6 @@ fn annotation(text: &str) -> Result<Annotation> {
         }
     };
     Ok(Annotation { target, platform, key, value })
-}
-
-fn cache_spec(text: &str) -> Result<CacheSpec> {
-    if !text.contains('=') {
-        let attrs = BTreeMap::from([("ref".to_owned(), text.to_owned())]);
-        return Ok(CacheSpec { kind: "registry".to_owned(), attrs });
-    }
-    let mut attrs: BTreeMap<String, String> = attributes(text)?.into_iter().collect();
-    let kind = attrs.remove("type").ok_or_else(|| CliError::usage(format!("{text:?}: type= is missing")))?;
-    Ok(CacheSpec { kind, attrs })
 }
 
 /// `[type=file|env,]id=ID[,src=PATH][,env=VAR]`: without a type, a variable named like the id wins over a file.

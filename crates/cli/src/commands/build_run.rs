@@ -17,9 +17,6 @@ use crate::progress::{Display, Mode};
 pub fn run(args: &BuildArgs, environment: &Environment) -> Result<ExitCode, CliError> {
     let notes = args.legacy.check().map_err(CliError::usage)?;
     let method = check::Method::parse(if args.check { "check" } else { &args.call })?;
-    if !args.cache_to.is_empty() {
-        return Err(CliError::usage("--cache-to is not supported yet: the cache stays in the store"));
-    }
     let request = request(args)?;
     let engine = environment.engine()?;
     if let Some(method) = method {
@@ -28,10 +25,7 @@ pub fn run(args: &BuildArgs, environment: &Environment) -> Result<ExitCode, CliE
     let cancel = cancel_on_signal();
     let mode = if args.quiet { Mode::Quiet } else { args.progress };
     let display = Display::start(mode, args.explain_cache);
-    // A cache that can't be imported is a warning everywhere in the field, and scripts count on it.
-    let unused = (!args.cache_from.is_empty())
-        .then(|| "--cache-from is not supported yet: only the store's own cache is used".to_owned());
-    for note in notes.into_iter().chain(unused) {
+    for note in notes {
         display.event(Event::Warning(note));
     }
     let lints = Arc::new(Lints::new(Arc::clone(&display)));

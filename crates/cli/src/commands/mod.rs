@@ -1,6 +1,7 @@
 //! The commands. Each file has the arguments of one command, whose documentation is its `--help`, and runs it.
 
 mod build;
+mod build_cache;
 mod build_request;
 mod build_run;
 mod check;

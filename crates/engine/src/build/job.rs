@@ -15,6 +15,7 @@ use kiln_store::LayerMeta;
 
 use super::plan::Plan;
 use crate::admission::Admission;
+use crate::cache::{CacheTo, Imports};
 use crate::contexts::Contexts;
 use crate::engine::Engine;
 use crate::error::{Error, Result};
@@ -48,6 +49,10 @@ pub struct Job {
     pub cancel: CancelToken,
     /// How many steps run at once.
     pub admission: Admission,
+    /// Caches from elsewhere.
+    pub imports: Imports,
+    /// Where the cache goes.
+    pub cache_to: Vec<CacheTo>,
     /// Values of secrets.
     pub secrets: Arc<Secrets>,
     /// What must not be in the result.

@@ -21,6 +21,7 @@ pub use load::{Loaded, load};
 pub use result::BuildResult;
 
 use crate::admission::Admission;
+use crate::cache::{CacheFrom, CacheTo, Imports};
 use crate::engine::Engine;
 use crate::error::{Error, Result};
 use crate::events::{Event, EventSink};
@@ -94,6 +95,9 @@ fn prepare(
     let mut request = request;
     request.source_date_epoch = lowered.source_date_epoch.or(request.source_date_epoch);
     let platforms: Vec<Platform> = lowered.images.iter().map(|i| i.platform.clone()).collect();
+    let from = request.cache_from.iter().map(CacheFrom::parse).collect::<Result<_>>()?;
+    let imports = Imports::new(from);
+    let cache_to = request.cache_to.iter().map(CacheTo::parse).collect::<Result<_>>()?;
     let job = Job {
         engine: Arc::clone(engine),
         admission: Admission::new(request.jobs),
@@ -106,6 +110,8 @@ fn prepare(
         cancel: cancel.clone(),
         redactor: Redactor::new(&known),
         known_secrets: known,
+        imports,
+        cache_to,
         secrets,
         dockerfile: Some(loaded.dockerfile.source.clone()),
         project: loaded.project,

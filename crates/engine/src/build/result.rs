@@ -4,7 +4,8 @@ use kiln_oci::{Digest, Timestamp};
 use kiln_store::Snapshot;
 
 use super::ReadyJob;
-use super::solve::solve;
+use super::solve::Solver;
+use crate::cache;
 use crate::error::{Error, Result};
 use crate::export::{Assembled, Exported, Parts, assemble, export};
 use crate::leaks::{Leak, LeakSearch};
@@ -40,9 +41,23 @@ impl BuildResult {
     }
 }
 
-/// Solves and exports.
+/// Layers of imported caches that may turn out to be lost before that looks like a mistake of ours.
+const MOST_LOST: usize = 10_000;
+
+/// Solves and exports; once more for each layer of an imported cache that can't be had.
 pub fn produce(ready: &ReadyJob) -> Result<BuildResult> {
-    let roots = solve_roots(ready)?;
+    let solver = Solver::new(&ready.job);
+    for _ in 0..MOST_LOST {
+        match attempt(ready, &solver) {
+            Err(error) if ready.forgive(&error)? => {}
+            other => return other,
+        }
+    }
+    Err(Error::request("too many layers of the imported cache can't be had"))
+}
+
+fn attempt(ready: &ReadyJob, solver: &Solver<'_>) -> Result<BuildResult> {
+    let roots = solve_roots(ready, solver)?;
     let outputs = match ready.request.outputs.is_empty() {
         true => vec![Output::Image(ImageOutput::default())],
         false => ready.request.outputs.clone(),
@@ -54,6 +69,7 @@ pub fn produce(ready: &ReadyJob) -> Result<BuildResult> {
     for output in &outputs {
         one_output(ready, output, &roots, &mut result)?;
     }
+    cache::export(&ready.job, &roots)?;
     Ok(result)
 }
 
@@ -82,9 +98,9 @@ fn check_programs(ready: &ReadyJob, roots: &[Snapshot]) -> Result<()> {
 }
 
 /// The root of each platform's image.
-fn solve_roots(ready: &ReadyJob) -> Result<Vec<Snapshot>> {
+fn solve_roots(ready: &ReadyJob, solver: &Solver<'_>) -> Result<Vec<Snapshot>> {
     let targets: Vec<_> = ready.images.iter().filter_map(|i| i.root.map(|e| e.vertex)).collect();
-    let mut values = solve(&ready.job, &targets)?.into_iter();
+    let mut values = solver.solve(&targets)?.into_iter();
     let mut root = |image: &kiln_frontend::Image| match image.root {
         None => Ok(Snapshot::default()),
         Some(_) => match values.next() {
@@ -140,7 +156,9 @@ fn assemble_all(
     for (image, root) in ready.images.iter().zip(roots) {
         let places = layer_places(ready, image, root.0.len());
         let created = created_times(ready, root)?;
+        let inline = image.root.and_then(|e| cache::inline_records(&ready.job, e.vertex, root.0.len()));
         let parts = Parts {
+            inline: inline.as_ref(),
             snapshot: root,
             created: &created,
             places: &places,

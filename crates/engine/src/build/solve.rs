@@ -1,6 +1,6 @@
 //! Drives the solver: carries its effects out, in parallel, and brings the answers back.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::mpsc::{Sender, channel};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
@@ -21,18 +21,15 @@ use crate::ops;
 use crate::steps::Step;
 use crate::value::Value;
 
-/// What the targets became, in the order in which they were asked for.
-pub fn solve(job: &Job, targets: &[VertexId]) -> Result<Vec<Value>> {
-    let driver = Driver { job, errors: Mutex::default(), started: Mutex::default() };
-    driver.run(targets)
-}
-
-struct Driver<'a> {
+/// Solves a build's graph; again, if something that an earlier time relied on turned out to be lost.
+pub struct Solver<'a> {
     job: &'a Job,
     /// Why nodes failed.
     errors: Mutex<HashMap<NodeId, Error>>,
     /// Steps that were begun, until they end.
     started: Mutex<HashMap<NodeId, Step>>,
+    /// Steps that were shown to be cached.
+    shown: Mutex<HashSet<NodeId>>,
 }
 
 type Answer = Event<Value, Digest>;
@@ -45,8 +42,14 @@ fn node_id(id: VertexId) -> NodeId {
     NodeId(id.index() as u32)
 }
 
-impl Driver<'_> {
-    fn run(&self, targets: &[VertexId]) -> Result<Vec<Value>> {
+impl<'a> Solver<'a> {
+    /// Of a build.
+    pub fn new(job: &'a Job) -> Self {
+        Self { job, errors: Mutex::default(), started: Mutex::default(), shown: Mutex::default() }
+    }
+
+    /// What the targets became, in the order in which they were asked for.
+    pub fn solve(&self, targets: &[VertexId]) -> Result<Vec<Value>> {
         let nodes = self.job.graph.vertices().iter().map(|v| self.node(v)).collect();
         let ids: Vec<NodeId> = targets.iter().map(|t| node_id(*t)).collect();
         let mut scheduler = Scheduler::new(nodes, &ids).map_err(|e| Error::request(e.to_string()))?;
@@ -68,7 +71,9 @@ impl Driver<'_> {
                     continue;
                 }
                 let Ok(answer) = answers.recv_timeout(Duration::from_millis(200)) else { continue };
-                if matches!(answer, Event::Failed { .. }) {
+                if let Event::Failed { node } = answer
+                    && !self.lost_a_layer(node)
+                {
                     // What runs beside a failed step is of no use any more.
                     self.job.cancel.cancel();
                 }
@@ -155,7 +160,7 @@ impl Driver<'_> {
     fn looked_up(&self, node: NodeId, hit: Result<Option<Value>>) -> Answer {
         match hit {
             Ok(Some(value)) => {
-                self.step(node).end(Outcome::Cached);
+                self.show_cached(node);
                 Event::LookedUp { node, hit: Some(value) }
             }
             Ok(None) => Event::LookedUp { node, hit: None },
@@ -169,7 +174,22 @@ impl Driver<'_> {
 
     fn lookup(&self, key: &Digest) -> Result<Option<Value>> {
         let record = self.job.engine.store.cache().lookup(&CacheKey(*key))?;
-        Ok(record.and_then(|r| Value::from_record(&r)))
+        match record.and_then(|r| Value::from_record(&r)) {
+            Some(value) => Ok(Some(value)),
+            None => self.job.imports.find(self.job, key),
+        }
+    }
+
+    fn show_cached(&self, node: NodeId) {
+        if self.shown.lock().unwrap_or_else(PoisonError::into_inner).insert(node) {
+            self.step(node).end(Outcome::Cached);
+        }
+    }
+
+    /// Whether the node failed because of a layer of an imported cache, so that the graph is solved again.
+    fn lost_a_layer(&self, node: NodeId) -> bool {
+        let errors = self.errors.lock().unwrap_or_else(PoisonError::into_inner);
+        matches!(errors.get(&node), Some(Error::LostLayer { .. }))
     }
 
     fn remember(&self, keys: &[Digest], value: &Value, description: &str) -> Result<()> {
@@ -242,7 +262,7 @@ impl Driver<'_> {
         if !vertex.meta.ignore_cache
             && let Some(value) = self.lookup(&key)?
         {
-            self.step(node).end(Outcome::Cached);
+            self.show_cached(node);
             return Ok(value);
         }
         let mut step = self.take_step(node);
@@ -269,6 +289,11 @@ impl Driver<'_> {
             }
             Err(error) => {
                 let error = if self.job.cancel.is_cancelled() { Error::Cancelled } else { error };
+                if matches!(error, Error::LostLayer { .. }) {
+                    // It goes on when the graph is solved again.
+                    self.started.lock().unwrap_or_else(PoisonError::into_inner).insert(node, step);
+                    return Err(error);
+                }
                 step.end(match &error {
                     Error::Cancelled => Outcome::Cancelled,
                     Error::Step(step) => Outcome::Failed(step.cause.to_string()),
@@ -282,7 +307,7 @@ impl Driver<'_> {
     /// Adds the vertex's place to an error that has none.
     fn located(&self, vertex: &kiln_graph::Vertex, error: Error) -> Error {
         match error {
-            Error::Step(_) | Error::Cancelled => error,
+            Error::Step(_) | Error::Cancelled | Error::LostLayer { .. } => error,
             other => self.job.resolved.located(vertex, other),
         }
     }
@@ -307,7 +332,12 @@ impl Driver<'_> {
             Status::Failed { failed, .. } => {
                 let mut errors = std::mem::take(&mut *self.errors.lock().unwrap_or_else(PoisonError::into_inner));
                 // The first that failed by itself; the others were stopped because of it.
-                let first = failed.iter().find(|n| !matches!(errors.get(n), Some(Error::Cancelled) | None));
+                let by_itself =
+                    |e: Option<&Error>| !matches!(e, Some(Error::Cancelled | Error::LostLayer { .. }) | None);
+                let first = failed.iter().find(|n| by_itself(errors.get(n)));
+                // Nothing but lost layers: they are made again.
+                let lost = || failed.iter().find(|n| matches!(errors.get(n), Some(Error::LostLayer { .. })));
+                let first = first.or_else(lost);
                 let first = first.or(failed.first());
                 Err(first.and_then(|n| errors.remove(n)).unwrap_or(Error::Cancelled))
             }
@@ -329,7 +359,7 @@ impl Driver<'_> {
             let idle = matches!(scheduler.state(NodeId(index as u32)), Some(State::Idle));
             let local = matches!(vertex.op, Op::Source(SourceOp::Local(_)));
             if idle && !local && self.job.plan.is_needed(index) {
-                self.job.steps.cached(self.job.step_id(index));
+                self.show_cached(NodeId(index as u32));
             }
         }
     }

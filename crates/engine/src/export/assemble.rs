@@ -9,6 +9,7 @@ use kiln_oci::{Descriptor, Digest, History, ImageConfig, Manifest, Platform, Tim
 use kiln_store::Snapshot;
 
 use crate::build::Job;
+use crate::cache::InlineRecords;
 use crate::error::{Error, Result};
 use crate::layers::{PackOptions, Packed};
 use crate::leaks::LeakSearch;
@@ -42,6 +43,8 @@ pub struct Parts<'a> {
     pub config: &'a ImageConfig,
     /// The platform.
     pub platform: &'a Platform,
+    /// Keys of the layers, for builds that take the image as a cache.
+    pub inline: Option<&'a InlineRecords>,
 }
 
 /// Packs the layers and writes config and manifest to the store.
@@ -56,6 +59,9 @@ pub fn assemble(
     let mut config = parts.config.clone();
     config.rootfs.diff_ids = packed.iter().map(|p| p.diff_id).collect();
     set_times(&mut config, parts.created, job.request.source_date_epoch);
+    if let Some(inline) = parts.inline {
+        inline.add_to(&mut config)?;
+    }
     let layers_in_history = config.history.iter().filter(|h| h.empty_layer != Some(true)).count();
     if layers_in_history != packed.len() {
         // Bases without history exist; the rest of the field shows what it can and so do we.

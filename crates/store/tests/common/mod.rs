@@ -110,9 +110,8 @@ pub fn blob_meta(image: &TestImage, layer: usize) -> LayerMeta {
     let descriptor = image.layers[layer].clone();
     LayerMeta {
         diff_id: Some(image.diff_ids[layer]),
-        size: None,
         blobs: vec![LayerBlob { compression: Compression::Gzip, level: None, descriptor }],
-        remote: None,
+        ..LayerMeta::default()
     }
 }
 
