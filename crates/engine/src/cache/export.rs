@@ -49,7 +49,7 @@ struct Entry {
 
 fn one(job: &Job, to: &CacheTo, backend: &dyn Backend, roots: &[Snapshot], step: &Step) -> Result<()> {
     let entries = entries(job, to, roots)?;
-    let mut packer = Packer::new(job, to, step);
+    let mut packer = Packer::new(job, to);
     let mut builder = Builder::default();
     for entry in &entries {
         let mut layers = Vec::with_capacity(entry.snapshot.0.len());
@@ -61,8 +61,11 @@ fn one(job: &Job, to: &CacheTo, backend: &dyn Backend, roots: &[Snapshot], step:
             builder.add(&layers, entry.kiln.clone());
         }
     }
-    let upload: Vec<Descriptor> =
+    let mut upload: Vec<Descriptor> =
         packer.upload.iter().filter_map(|l| packer.layers[*l].as_ref()).map(annotated).collect();
+    // Layers of the same content have the same blob.
+    let mut seen = HashSet::new();
+    upload.retain(|blob| seen.insert(blob.digest));
     let sources: HashMap<Digest, Remote> = packer.remotes;
     in_parallel_by(backend.parallel(), &upload, |blob| {
         let source = LayerBlob { engine: &job.engine, blob, remote: sources.get(&blob.digest) };
@@ -113,7 +116,6 @@ fn look_up(job: &Job, key: &Digest) -> Result<Option<(Value, Vec<Digest>)>> {
 /// Packs layers, each once.
 struct Packer<'a> {
     job: &'a Job,
-    step: &'a Step,
     options: PackOptions,
     search: Option<LeakSearch>,
     known: HashMap<LayerId, usize>,
@@ -126,7 +128,7 @@ struct Packer<'a> {
 }
 
 impl<'a> Packer<'a> {
-    fn new(job: &'a Job, to: &CacheTo, step: &'a Step) -> Self {
+    fn new(job: &'a Job, to: &CacheTo) -> Self {
         let search = match job.request.leaks {
             OnFinding::Off => None,
             OnFinding::Fail | OnFinding::Warn => Some(LeakSearch::new(&job.known_secrets)),
@@ -134,7 +136,6 @@ impl<'a> Packer<'a> {
         let options = PackOptions { format: format(job, to), epoch: job.request.source_date_epoch };
         Self {
             job,
-            step,
             options,
             search,
             known: HashMap::new(),
@@ -169,12 +170,6 @@ impl<'a> Packer<'a> {
         if !of_base {
             self.upload.push(next);
             self.remotes.extend(remote.map(|r| (packed.descriptor.digest, r)));
-            self.step.progress(
-                &format!("packing {}", packed.descriptor.digest.short()),
-                packed.descriptor.size,
-                None,
-                false,
-            );
         }
         let created: Timestamp = layer.created;
         self.layers.push(Some(NewLayer {
