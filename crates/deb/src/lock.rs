@@ -1,7 +1,8 @@
 //! Lock files: the packages of a base, so that it is the same bytes tomorrow and on another machine.
 //!
 //! A lock holds no address: the machine's own sources, or the `mirror=` of the spec, say where its suites are. What it
-//! names by SHA-256 needs no signature. One file can have a section for each architecture.
+//! names by SHA-256 needs no signature. One file has a section for each base and architecture, so that all bases of a
+//! project can share it.
 
 use std::fmt::Write as _;
 
@@ -60,18 +61,19 @@ pub fn write(resolution: &Resolution) -> String {
     out
 }
 
-/// `existing` with the section of this architecture replaced.
+/// `existing` with the section of this base and architecture replaced.
 pub fn update(resolution: &Resolution, existing: &str) -> Result<String> {
-    let mut sections: Vec<(String, String)> = vec![(resolution.arch.clone(), write(resolution))];
+    let own = (subject(&resolution.spec), resolution.arch.clone());
+    let mut sections: Vec<((String, String), String)> = vec![(own.clone(), write(resolution))];
     for section in split(existing)? {
-        let arch = section.arch()?;
-        if arch != resolution.arch {
+        let key = (section.head("Base")?, section.head("Architecture")?);
+        if key != own {
             let text: Vec<String> = section
                 .paragraphs
                 .iter()
                 .map(|p| String::from_utf8_lossy(p.text()).trim_end().to_owned() + "\n")
                 .collect();
-            sections.push((arch, text.join("\n")));
+            sections.push((key, text.join("\n")));
         }
     }
     sections.sort();
@@ -86,10 +88,6 @@ impl Section<'_> {
     fn head(&self, name: &str) -> Result<String> {
         let value = self.paragraphs.first().and_then(|head| head.get(name));
         value.map(str::to_owned).ok_or_else(|| Error::Lock(format!("its head has no {name}")))
-    }
-
-    fn arch(&self) -> Result<String> {
-        self.head("Architecture")
     }
 }
 
@@ -108,24 +106,30 @@ fn split(text: &str) -> Result<Vec<Section<'_>>> {
     Ok(sections)
 }
 
+/// The section of a base; else what there is, for the reader to see what changed.
+fn find<'a>(text: &'a str, base: &str, arch: &str) -> Result<Section<'a>> {
+    let (mut arches, mut bases) = (Vec::new(), Vec::new());
+    for section in split(text)? {
+        match (section.head("Base")?, section.head("Architecture")?) {
+            (b, a) if b == base && a == arch => return Ok(section),
+            (b, a) if b == base => arches.push(a),
+            (b, _) => bases.push(b),
+        }
+    }
+    bases.dedup();
+    Err(Error::Lock(match (arches.is_empty(), bases.as_slice()) {
+        (false, _) => {
+            format!("it has nothing for architecture {arch}, only for {}; lock again", arches.join(", "))
+        }
+        (true, [one]) => format!("it is for {one}, but the base is {base}; lock again"),
+        (true, all) => format!("it has nothing for {base}, only for {}; lock again", all.join(", ")),
+    }))
+}
+
 /// The resolution in a lock file.
 pub fn read(text: &str, spec: Spec, context: &Context<'_>) -> Result<Resolution> {
     let arch = spec.arch.clone().unwrap_or_default();
-    let mut known = Vec::new();
-    let mut found = None;
-    for section in split(text)? {
-        known.push(section.arch()?);
-        if section.arch()? == arch {
-            found = Some(section);
-        }
-    }
-    let section = found.ok_or_else(|| {
-        Error::Lock(format!("it has nothing for architecture {arch}, only for {}; lock again", known.join(", ")))
-    })?;
-    let (locked, asked) = (section.head("Base")?, subject(&spec));
-    if locked != asked {
-        return Err(Error::Lock(format!("it is for {locked}, but the base is {asked}; lock again")));
-    }
+    let section = find(text, &subject(&spec), &arch)?;
     let number = |name: &str| -> Result<i64> {
         section.head(name)?.parse().map_err(|_| Error::Lock(format!("{name} is not a number")))
     };

@@ -1,6 +1,10 @@
 //! `deb://` bases: their package lists, and the layer that they become.
 
+mod files;
+
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use kiln_deb::{BuildOptions, Configure, Context, Outcome, Refresh, Resolution, Spec};
 use kiln_executor::{CancelToken, ProcessSpec, Stdio};
@@ -10,24 +14,52 @@ use kiln_store::Snapshot;
 use crate::build::Job;
 use crate::engine::Engine;
 use crate::error::{Error, Result};
-use crate::steps::Step;
+use crate::events::EventSink;
+use crate::steps::{Step, Steps};
+
+pub use files::UserFiles;
+
+/// What a resolution may use besides the archive.
+pub struct Asked<'a> {
+    /// The `deb://` text.
+    pub text: &'a str,
+    /// The platform of the base.
+    pub platform: &'a Platform,
+    /// Look at the archive's indexes even if that was done lately.
+    pub refresh: bool,
+    /// Replace what the lock file has for this base.
+    pub relock: bool,
+}
 
 /// Finds the packages of a base.
-pub fn resolve(engine: &Engine, text: &str, platform: &Platform, refresh: bool, step: &Step) -> Result<Resolution> {
-    let spec = Spec::parse(text).map_err(|e| Error::request(e.to_string()))?;
-    let spec = spec.for_platform(platform).map_err(|e| Error::request(e.to_string()))?;
-    let events = |event: kiln_deb::Event<'_>| show(step, &event);
+pub fn resolve(engine: &Engine, asked: &Asked<'_>, files: &UserFiles, step: &Step) -> Result<Resolution> {
+    let spec = Spec::parse(asked.text).map_err(|e| Error::request(e.to_string()))?;
+    let mut spec = spec.for_platform(asked.platform).map_err(|e| Error::request(e.to_string()))?;
+    let place = files.place(asked.text);
+    if let Some(keyring) = &spec.keyring {
+        spec.keyring = Some(place.keyring(keyring)?);
+    }
+    let progress = Progress::new(step);
+    let events = |event: kiln_deb::Event<'_>| progress.show(&event);
     let mut context = context(engine, &events)?;
-    if refresh {
+    if asked.refresh {
         context.refresh = Refresh::Always;
     }
-    if let Some(path) = &spec.lock {
-        context.lock = std::fs::read_to_string(path).ok();
+    let Some(name) = spec.lock.clone() else { return Ok(kiln_deb::resolve(&spec, &context)?) };
+    let mut begun = files.lock_files();
+    let existing = place.read_lock(&name)?;
+    if let (Some(text), false, false) = (&existing, asked.relock, begun.contains(&name)) {
+        context.lock = Some(text.clone());
+        drop(begun);
+        return Ok(kiln_deb::resolve(&spec, &context)?);
     }
     let resolution = kiln_deb::resolve(&spec, &context)?;
-    if let (Some(path), None) = (&spec.lock, &context.lock) {
-        std::fs::write(path, resolution.lock_text()).map_err(|e| Error::io("write the lock file", path, e))?;
-    }
+    let text = match &existing {
+        Some(text) => resolution.update_lock(text)?,
+        None => resolution.lock_text(),
+    };
+    place.write_lock(&name, &text)?;
+    begun.insert(name);
     Ok(resolution)
 }
 
@@ -38,20 +70,55 @@ fn context<'a>(engine: &Engine, events: &'a (dyn Fn(kiln_deb::Event<'_>) + Sync)
     Ok(context)
 }
 
-fn show(step: &Step, event: &kiln_deb::Event<'_>) {
-    use kiln_deb::Event;
-    match event {
-        Event::Index { url } => step.progress(&format!("index {url}"), 0, None, true),
-        Event::Downloads { packages, bytes } => step.progress(&format!("{packages} packages"), 0, Some(*bytes), false),
-        Event::Warning(text) => step.log(crate::events::Stream::Stderr, format!("{text}\n").as_bytes()),
-        Event::Configuring { packages } => step.progress(&format!("configuring {packages} packages"), 0, None, false),
-        Event::Received { .. } | Event::Fetched { .. } | Event::Unpacked { .. } => {}
+/// Adds up what happens to packages, for display.
+struct Progress<'a> {
+    step: &'a Step,
+    wanted: Mutex<(String, u64)>,
+    received: AtomicU64,
+}
+
+impl<'a> Progress<'a> {
+    fn new(step: &'a Step) -> Self {
+        Self { step, wanted: Mutex::default(), received: AtomicU64::new(0) }
     }
+
+    fn show(&self, event: &kiln_deb::Event<'_>) {
+        use kiln_deb::Event;
+        let mut wanted = self.wanted.lock().unwrap_or_else(PoisonError::into_inner);
+        match event {
+            Event::Index { url } => self.say(&format!("reading {url}")),
+            Event::Downloads { packages, bytes } => {
+                let plural = if *packages == 1 { "" } else { "s" };
+                *wanted = (format!("downloading {packages} package{plural}"), *bytes);
+                self.step.progress(&wanted.0, 0, Some(*bytes), false);
+            }
+            Event::Received { bytes } => {
+                let received = self.received.fetch_add(*bytes, Ordering::Relaxed) + bytes;
+                self.step.progress(&wanted.0, received, Some(wanted.1), received >= wanted.1);
+            }
+            Event::Configuring { packages } => self.say(&format!("configuring {packages} packages")),
+            Event::Warning(text) => self.step.log(crate::events::Stream::Stderr, format!("{text}\n").as_bytes()),
+            Event::Fetched { .. } | Event::Unpacked { .. } => {}
+        }
+    }
+
+    fn say(&self, text: &str) {
+        self.step.log(crate::events::Stream::Stdout, format!("{text}\n").as_bytes());
+    }
+}
+
+/// The packages of a base that a person asks for by command.
+pub fn packages(engine: &Engine, asked: &Asked<'_>, sink: Arc<dyn EventSink>) -> Result<Resolution> {
+    let files = UserFiles::new([asked.text.to_owned()], None);
+    let step = Steps::new(sink).begin(&format!("[internal] resolve packages of {}", asked.text));
+    let resolution = resolve(engine, asked, &files, &step);
+    step.conclude(resolution)
 }
 
 /// Builds a base into a layer.
 pub fn build(job: &Job, resolution: &Resolution, step: &Step) -> Result<Snapshot> {
-    let events = |event: kiln_deb::Event<'_>| show(step, &event);
+    let progress = Progress::new(step);
+    let events = |event: kiln_deb::Event<'_>| progress.show(&event);
     let context = context(&job.engine, &events)?;
     let draft = job.engine.store.layers().draft()?;
     let runner = Runner { engine: &job.engine, cancel: &job.cancel };

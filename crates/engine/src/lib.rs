@@ -11,7 +11,7 @@ mod admission;
 pub mod build;
 pub mod cache;
 mod contexts;
-mod debian;
+pub mod debian;
 mod engine;
 pub mod error;
 pub mod events;
@@ -36,6 +36,7 @@ mod views;
 
 pub use engine::{Engine, EngineOptions};
 pub use error::Error;
+pub use kiln_deb as deb;
 pub use kiln_dockerfile as dockerfile;
 pub use kiln_executor as executor;
 pub use kiln_frontend as frontend;

@@ -78,6 +78,9 @@ fn key(snapshot: &Snapshot, own: usize, config: &ImageConfig) -> String {
 
 /// The executable files of some layers.
 fn programs(engine: &Engine, layers: &[LayerId]) -> Result<Vec<PathBuf>> {
+    if layers.is_empty() {
+        return Ok(Vec::new());
+    }
     let stack = engine.views.stack(&Snapshot(layers.to_vec()))?;
     let entries = ContextTree::scan_layers(&stack, Path::new("/"))?.entries();
     let program =

@@ -45,6 +45,8 @@ pub struct BuildRequest {
     pub no_cache_filter: Vec<String>,
     /// Ask registries even if the image is here.
     pub pull: bool,
+    /// Replace what lock files have for `deb://` bases.
+    pub relock: bool,
     /// How RUN steps are run.
     pub run: RunOptions,
     /// Steps that use a processor at once.
@@ -110,6 +112,8 @@ pub enum DockerfileSource {
     Path(PathBuf),
     /// Its text.
     Inline(Vec<u8>),
+    /// Text that the user never wrote, and so is not shown.
+    Generated(Vec<u8>),
     /// A URL.
     Remote(String),
 }

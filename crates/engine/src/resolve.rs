@@ -12,6 +12,7 @@ use kiln_source::{HttpFile, HttpOptions};
 
 use crate::build::plan::Identify;
 use crate::contexts::Contexts;
+use crate::debian::{Asked, UserFiles};
 use crate::engine::Engine;
 use crate::error::{Cause, Error, Result, StepError};
 use crate::git_access::GitAccess;
@@ -55,6 +56,7 @@ pub struct Resolved {
     steps: Steps,
     pull: bool,
     dockerfile: Option<kiln_dockerfile::Source>,
+    deb: DebOptions,
     /// One lock for each source, so that two that ask for the same wait for one answer.
     known: Mutex<BTreeMap<String, Arc<Mutex<Option<Meaning>>>>>,
 }
@@ -69,13 +71,24 @@ pub struct ResolveOptions {
     pub pull: bool,
     /// The Dockerfile, for messages.
     pub dockerfile: Option<kiln_dockerfile::Source>,
+    /// For bases made of packages.
+    pub deb: DebOptions,
+}
+
+/// What bases made of packages may use.
+#[derive(Default)]
+pub struct DebOptions {
+    /// Lock files and keyrings.
+    pub files: UserFiles,
+    /// Replace what lock files have.
+    pub relock: bool,
 }
 
 impl Resolved {
     /// Nothing is resolved yet.
     pub fn new(engine: Arc<Engine>, steps: Steps, options: ResolveOptions) -> Self {
-        let ResolveOptions { contexts, git, pull, dockerfile } = options;
-        Self { engine, contexts, git, steps, pull, dockerfile, known: Mutex::default() }
+        let ResolveOptions { contexts, git, pull, dockerfile, deb } = options;
+        Self { engine, contexts, git, steps, pull, dockerfile, deb, known: Mutex::default() }
     }
 
     fn once(&self, key: String, resolve: impl FnOnce() -> Result<Meaning>) -> Result<Meaning> {
@@ -113,7 +126,9 @@ impl Resolved {
     pub fn deb(&self, spec: &str, platform: &Platform) -> Result<Arc<kiln_deb::Resolution>> {
         let meaning = self.once(format!("deb {spec} {platform}"), || {
             let step = self.steps.begin(&format!("[internal] resolve packages of {spec}"));
-            let resolved = crate::debian::resolve(&self.engine, spec, platform, self.pull, &step);
+            let (refresh, relock) = (self.pull || self.deb.relock, self.deb.relock);
+            let asked = Asked { text: spec, platform, refresh, relock };
+            let resolved = crate::debian::resolve(&self.engine, &asked, &self.deb.files, &step);
             step.conclude(resolved.map(|r| Meaning::Deb(Arc::new(r))))
         })?;
         match meaning {

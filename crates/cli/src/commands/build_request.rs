@@ -43,6 +43,7 @@ pub fn request(args: &BuildArgs) -> Result<BuildRequest> {
         no_cache: args.no_cache,
         no_cache_filter: args.no_cache_filter.clone(),
         pull: args.pull,
+        relock: false,
         run: run_options(args)?,
         jobs: jobs(args.jobs)?,
         explain: args.explain_cache,
@@ -121,7 +122,8 @@ fn reference(text: &str) -> Result<Reference> {
     text.parse::<Reference>().map(Reference::with_default_tag).map_err(|e| CliError::usage(e.to_string()))
 }
 
-fn platforms(list: &[String]) -> Result<Vec<Platform>> {
+/// The platforms of a list, each once.
+pub fn platforms(list: &[String]) -> Result<Vec<Platform>> {
     let mut all: Vec<Platform> = Vec::new();
     for text in list.iter().filter(|t| !t.is_empty()) {
         let platform = text.parse::<Platform>().map_err(|e| CliError::usage(format!("--platform: {e}")))?;

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use kiln_engine::build::{self, BuildResult};
 use kiln_engine::events::{Event, EventSink};
+use kiln_engine::request::BuildRequest;
 
 use super::build::BuildArgs;
 use super::build_request::request;
@@ -18,10 +19,20 @@ pub fn run(args: &BuildArgs, environment: &Environment) -> Result<ExitCode, CliE
     let notes = args.legacy.check().map_err(CliError::usage)?;
     let method = check::Method::parse(if args.check { "check" } else { &args.call })?;
     let request = request(args)?;
-    let engine = environment.engine()?;
     if let Some(method) = method {
-        return check::run(&engine, &request, &method);
+        return check::run(&environment.engine()?, &request, &method);
     }
+    build(args, request, environment, notes)
+}
+
+/// Builds what was requested; of the arguments only those about what is shown and written count.
+pub fn build(
+    args: &BuildArgs,
+    request: BuildRequest,
+    environment: &Environment,
+    notes: Vec<String>,
+) -> Result<ExitCode, CliError> {
+    let engine = environment.engine()?;
     let cancel = cancel_on_signal();
     let mode = if args.quiet { Mode::Quiet } else { args.progress };
     let display = Display::start(mode, args.explain_cache);

@@ -1,5 +1,7 @@
 //! The commands. Each file has the arguments of one command, whose documentation is its `--help`, and runs it.
 
+mod base;
+mod base_print;
 mod build;
 mod build_cache;
 mod build_request;
@@ -46,6 +48,7 @@ enum Command {
     #[command(visible_alias = "b")]
     Build(Box<build::BuildArgs>),
     Run(Box<run::RunArgs>),
+    Base(Box<base::BaseArgs>),
     Images(images::ImagesArgs),
     History(history::HistoryArgs),
     Inspect(inspect::InspectArgs),
@@ -62,6 +65,7 @@ pub fn run(cli: Cli) -> Result<ExitCode, CliError> {
     match cli.command {
         Command::Build(args) => build_run::run(&args, &environment),
         Command::Run(args) => run::run(&args, &environment),
+        Command::Base(args) => base::run(&args, &environment),
         Command::Images(args) => images::run(&args, &environment),
         Command::History(args) => history::run(&args, &environment),
         Command::Inspect(args) => inspect::run(&args, &environment),

@@ -172,7 +172,9 @@ fn from_http(engine: &Arc<Engine>, url: &str) -> Result<Main> {
 /// The Dockerfile's name for messages, its bytes, and the path of the ignore file that belongs to it.
 fn read_dockerfile(engine: &Engine, request: &BuildRequest, main: &Main) -> Result<(String, Vec<u8>, Option<PathBuf>)> {
     match &request.dockerfile {
-        DockerfileSource::Inline(bytes) => Ok(("Dockerfile".to_owned(), bytes.clone(), None)),
+        DockerfileSource::Inline(bytes) | DockerfileSource::Generated(bytes) => {
+            Ok(("Dockerfile".to_owned(), bytes.clone(), None))
+        }
         DockerfileSource::Remote(url) => {
             let mut bytes = Vec::new();
             let options = HttpOptions { limit: Some(MAX_DOCKERFILE as u64), ..HttpOptions::default() };

@@ -32,7 +32,9 @@ impl BuildLogSink {
             dockerfile: match &request.dockerfile {
                 DockerfileSource::Path(path) => path.display().to_string(),
                 DockerfileSource::Remote(url) => kiln_source::redact_url(url),
-                DockerfileSource::Default | DockerfileSource::Inline(_) => "Dockerfile".to_owned(),
+                DockerfileSource::Default | DockerfileSource::Inline(_) | DockerfileSource::Generated(_) => {
+                    "Dockerfile".to_owned()
+                }
             },
             context: match &request.context {
                 ContextSource::Local(path) => path.display().to_string(),

@@ -22,12 +22,14 @@ pub use result::BuildResult;
 
 use crate::admission::Admission;
 use crate::cache::{CacheFrom, CacheTo, Imports};
+use crate::contexts::{Contexts, MAIN};
+use crate::debian::UserFiles;
 use crate::engine::Engine;
 use crate::error::{Error, Result};
 use crate::events::{Event, EventSink};
 use crate::plan_source::Meta;
-use crate::request::{BuildRequest, SshSource};
-use crate::resolve::{ResolveOptions, Resolved};
+use crate::request::{BuildRequest, ContextSource, DockerfileSource, SshSource};
+use crate::resolve::{DebOptions, ResolveOptions, Resolved};
 use crate::secrets::Secrets;
 use crate::steps::Steps;
 use plan::Plan;
@@ -57,12 +59,27 @@ fn run(engine: &Arc<Engine>, request: BuildRequest, steps: Steps, cancel: &Cance
 
 /// The build args, secrets and ssh agents of a target.
 pub fn outline(engine: &Arc<Engine>, request: &BuildRequest, loaded: &Loaded) -> Result<kiln_frontend::Outline> {
-    let options =
-        ResolveOptions { contexts: Arc::default(), git: Arc::clone(&loaded.git), pull: request.pull, dockerfile: None };
+    let options = ResolveOptions {
+        contexts: Arc::default(),
+        git: Arc::clone(&loaded.git),
+        pull: request.pull,
+        dockerfile: None,
+        deb: deb_options(request, &Contexts::default()),
+    };
     let steps = Steps::new(Arc::new(crate::events::NoEvents));
     let resolved = Arc::new(Resolved::new(Arc::clone(engine), steps, options));
     let asked = lower_request(request, &loaded.dockerfile);
     kiln_frontend::outline(&asked, &Meta(resolved)).map_err(|e| lower_error(e, &loaded.dockerfile))
+}
+
+/// What the user named may be anywhere; what the Dockerfile names is in the context, if that is a directory of the user.
+fn deb_options(request: &BuildRequest, contexts: &Contexts) -> DebOptions {
+    let named = request.named_contexts.values().filter(|v| v.starts_with("deb://")).cloned();
+    let here = match &request.context {
+        ContextSource::Local(_) => contexts.get(MAIN).ok().map(|c| c.directory().to_owned()),
+        ContextSource::Stream(_) | ContextSource::Remote(_) => None,
+    };
+    DebOptions { files: UserFiles::new(named, here), relock: request.relock }
 }
 
 /// Everything up to the point where something may have to run.
@@ -81,7 +98,8 @@ fn prepare(
         contexts: Arc::clone(&contexts),
         git: Arc::clone(&loaded.git),
         pull: request.pull,
-        dockerfile: Some(loaded.dockerfile.source.clone()),
+        dockerfile: shown(&request, &loaded.dockerfile),
+        deb: deb_options(&request, &contexts),
     };
     let resolved = Arc::new(Resolved::new(Arc::clone(engine), steps.clone(), options));
     let lowered = lower(&request, &loaded.dockerfile, &resolved)?;
@@ -113,7 +131,7 @@ fn prepare(
         imports,
         cache_to,
         secrets,
-        dockerfile: Some(loaded.dockerfile.source.clone()),
+        dockerfile: shown(&request, &loaded.dockerfile),
         project: loaded.project,
         platforms,
         digests: Mutex::default(),
@@ -183,8 +201,19 @@ fn lower(
     dockerfile: &kiln_dockerfile::Dockerfile,
     resolved: &Arc<Resolved>,
 ) -> Result<Lowered> {
-    kiln_frontend::lower(&lower_request(request, dockerfile), &Meta(Arc::clone(resolved)))
-        .map_err(|e| lower_error(e, dockerfile))
+    kiln_frontend::lower(&lower_request(request, dockerfile), &Meta(Arc::clone(resolved))).map_err(|e| match e {
+        LowerError::Resolve { source, .. } if shown(request, dockerfile).is_none() => match source.downcast() {
+            Ok(error) => *error,
+            Err(other) => Error::request(other.to_string()),
+        },
+        e => lower_error(e, dockerfile),
+    })
+}
+
+/// The Dockerfile for messages, if the user knows it.
+fn shown(request: &BuildRequest, dockerfile: &kiln_dockerfile::Dockerfile) -> Option<kiln_dockerfile::Source> {
+    let generated = matches!(request.dockerfile, DockerfileSource::Generated(_));
+    (!generated).then(|| dockerfile.source.clone())
 }
 
 fn lower_error(error: LowerError, dockerfile: &kiln_dockerfile::Dockerfile) -> Error {
