@@ -15,6 +15,7 @@ use super::build::BuildArgs;
 use super::{base_print, build_request, build_run};
 use crate::environment::Environment;
 use crate::error::CliError;
+use crate::listing::Format;
 use crate::progress::{Display, Mode};
 
 /// Make a base image from a distribution's signed packages, without a registry
@@ -24,6 +25,8 @@ use crate::progress::{Display, Mode};
 /// With packages named, the base is distroless: the packages with all they need, but no shell, package manager or
 /// maintainer script. Without, or with variant=minbase, it is a system with apt. Mirrors and keys are those of this
 /// machine's apt configuration.
+///
+/// Fields for --format: .Name .Version .Architecture .Suite .Download .Installed .Why .SHA256
 ///
 /// Options of a deb:// base:
 ///   packages=A,B=1.2   what has to be in it
@@ -39,6 +42,7 @@ use crate::progress::{Display, Mode};
 ///   kiln base bookworm nodejs ca-certificates -t node
 ///   kiln base 'deb://bookworm?packages=python3&lock=python.lock' -t python
 ///   kiln base --print bookworm nodejs
+///   kiln base --print --format '{{.Name}}={{.Version}}' bookworm nodejs
 ///   kiln base --why libicu72 bookworm nodejs
 ///   kiln base bookworm -t debian --platform linux/arm64
 ///   kiln build --build-context node=deb://bookworm?packages=nodejs .
@@ -71,9 +75,9 @@ pub struct BaseArgs {
     /// Show why a package is in the base and make nothing
     #[arg(long, value_name = "PACKAGE")]
     why: Vec<String>,
-    /// Format of --print and --why
-    #[arg(long, value_name = "FORMAT", default_value = "table")]
-    format: Format,
+    /// Format of --print and --why: table, json, or for --print a Go template
+    #[arg(long, value_name = "FORMAT")]
+    format: Option<String>,
 
     /// Look at the archive's indexes even if that was done within the last hour
     #[arg(long)]
@@ -89,15 +93,6 @@ pub struct BaseArgs {
     quiet: bool,
 }
 
-/// How lists are printed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
-enum Format {
-    /// For people
-    Table,
-    /// For programs
-    Json,
-}
-
 /// The name that the Dockerfile of `kiln base` has for the base.
 const NAME: &str = "base";
 
@@ -111,6 +106,7 @@ pub fn run(args: &BaseArgs, environment: &Environment) -> Result<ExitCode, CliEr
         let (arguments, request) = build(args, &spec)?;
         return build_run::build(&arguments, request, environment, Vec::new());
     }
+    let format = Format::parse(args.format.as_deref())?;
     let mut all = Vec::new();
     let platforms = match args.platforms.as_slice() {
         [] => vec![Platform::host()],
@@ -119,11 +115,9 @@ pub fn run(args: &BaseArgs, environment: &Environment) -> Result<ExitCode, CliEr
     for platform in &platforms {
         all.push(resolve(args, &spec, platform, environment)?);
     }
-    match (args.format, args.why.as_slice()) {
-        (Format::Json, []) => base_print::json(&all),
-        (Format::Table, []) => all.iter().for_each(base_print::table),
-        (Format::Json, why) => base_print::why_json(&all, why)?,
-        (Format::Table, why) => base_print::why(&all, why)?,
+    match args.why.as_slice() {
+        [] => base_print::packages(&all, &format)?,
+        names => base_print::why(&all, names, &format)?,
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -3,29 +3,61 @@
 use kiln_engine::deb::{Reason, Resolution, ResolvedPackage};
 use serde_json::{Value, json};
 
-use super::table;
 use crate::error::CliError;
+use crate::listing::{self, Format, Listing, Row};
+use crate::output;
 use crate::progress::human_size;
 
-/// The packages, and what they add up to.
-pub fn table(base: &Resolution) {
-    let rows: Vec<Vec<String>> = base
-        .packages
-        .iter()
-        .map(|p| {
-            let suite = base.suites.get(p.suite).map_or_else(String::new, |s| s.name.clone());
-            let why = match &p.reason {
-                Reason::Needed { by, .. } => format!("for {by}"),
-                other => other.describe(),
-            };
-            vec![p.name.clone(), p.version.clone(), human_size(p.size), human_size(p.installed_size), suite, why]
-        })
-        .collect();
-    table::print(&["PACKAGE", "VERSION", "DOWNLOAD", "INSTALLED", "SUITE", "WHY"], &rows);
+const HEADS: [(&str, &str); 8] = [
+    ("Name", "PACKAGE"),
+    ("Version", "VERSION"),
+    ("Architecture", "ARCHITECTURE"),
+    ("Suite", "SUITE"),
+    ("Download", "DOWNLOAD"),
+    ("Installed", "INSTALLED"),
+    ("Why", "WHY"),
+    ("SHA256", "SHA256"),
+];
+
+/// The packages of each base, and what they add up to. As JSON: one object with all that is known, or a list of them.
+pub fn packages(bases: &[Resolution], format: &Format) -> Result<(), CliError> {
+    if matches!(format, Format::Json) {
+        return show(bases.iter().map(describe).collect());
+    }
+    for base in bases {
+        let rows: Vec<Row> = base.packages.iter().map(|p| row(base, p)).collect();
+        let shown = ["Name", "Version", "Download", "Installed", "Suite", "Why"];
+        Listing { heads: &HEADS, shown: &shown, rows: &rows }.print(format)?;
+        if matches!(format, Format::Table) {
+            output::print(&sum(base))?;
+        }
+    }
+    Ok(())
+}
+
+fn row(base: &Resolution, package: &ResolvedPackage) -> Row {
+    let suite = base.suites.get(package.suite).map_or_else(String::new, |s| s.name.clone());
+    let why = match &package.reason {
+        Reason::Needed { by, .. } => format!("for {by}"),
+        other => other.describe(),
+    };
+    listing::row([
+        ("Name", package.name.clone()),
+        ("Version", package.version.clone()),
+        ("Architecture", package.arch.clone()),
+        ("Suite", suite),
+        ("Download", human_size(package.size)),
+        ("Installed", human_size(package.installed_size)),
+        ("Why", why),
+        ("SHA256", hex(&package.sha256)),
+    ])
+}
+
+fn sum(base: &Resolution) -> String {
     let of = &base.distribution;
     let name = [of.origin.as_str(), of.version.as_str(), of.codename.as_str()].join(" ");
-    println!(
-        "\n{} packages of {} for {}, {}: {} to download, {} installed",
+    let mut text = format!(
+        "\n{} packages of {} for {}, {}: {} to download, {} installed\n",
         base.packages.len(),
         name.split_whitespace().collect::<Vec<_>>().join(" "),
         base.arch,
@@ -33,28 +65,27 @@ pub fn table(base: &Resolution) {
         human_size(base.download_size()),
         human_size(base.installed_size()),
     );
-    if !base.skipped.is_empty() {
-        println!(
-            "{} dependencies are left out, as only maintainer scripts use them (--format json)",
-            base.skipped.len()
-        );
+    let left_out = base.skipped.len();
+    if left_out > 0 {
+        let (s, are) = if left_out == 1 { ("y", "is") } else { ("ies", "are") };
+        text.push_str(&format!(
+            "{left_out} dependenc{s} that only maintainer scripts use {are} left out (--format json)\n"
+        ));
     }
+    text
 }
 
-/// All that is known, as one object; a list of them for several platforms.
-pub fn json(bases: &[Resolution]) {
-    let all: Vec<Value> = bases.iter().map(describe).collect();
-    show(all);
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|b| format!("{b:02x}")).collect()
 }
 
-fn show(mut all: Vec<Value>) {
+fn show(mut all: Vec<Value>) -> Result<(), CliError> {
     let value = if all.len() == 1 { all.remove(0) } else { Value::Array(all) };
-    println!("{value:#}");
+    output::print(&format!("{value:#}\n"))
 }
 
 fn describe(base: &Resolution) -> Value {
     let package = |p: &ResolvedPackage| {
-        let sha256: String = p.sha256.iter().map(|b| format!("{b:02x}")).collect();
         json!({
             "name": p.name,
             "version": p.version,
@@ -62,7 +93,7 @@ fn describe(base: &Resolution) -> Value {
             "suite": base.suites.get(p.suite).map(|s| &s.name),
             "size": p.size,
             "installedSize": p.installed_size,
-            "sha256": sha256,
+            "sha256": hex(&p.sha256),
             "reason": reason(&p.reason),
         })
     };
@@ -94,33 +125,26 @@ fn reason(reason: &Reason) -> Value {
 }
 
 /// The way from what was asked for to each package.
-pub fn why(bases: &[Resolution], names: &[String]) -> Result<(), CliError> {
+pub fn why(bases: &[Resolution], names: &[String], format: &Format) -> Result<(), CliError> {
+    let (mut text, mut all) = (String::new(), Vec::new());
     for base in bases {
         if bases.len() > 1 {
-            println!("{}:", base.arch);
+            text.push_str(&format!("{}:\n", base.arch));
         }
         for name in names {
-            for (depth, line) in chain(base, name)?.iter().enumerate() {
-                match depth {
-                    0 => println!("{line}"),
-                    _ => println!("{}└ {line}", "  ".repeat(depth - 1)),
-                }
+            let chain = chain(base, name)?;
+            for (depth, line) in chain.iter().enumerate() {
+                let branch = if depth == 0 { String::new() } else { "  ".repeat(depth - 1) + "└ " };
+                text.push_str(&format!("{branch}{line}\n"));
             }
+            all.push(json!({ "package": name, "architecture": base.arch, "chain": chain }));
         }
     }
-    Ok(())
-}
-
-/// The same for programs.
-pub fn why_json(bases: &[Resolution], names: &[String]) -> Result<(), CliError> {
-    let mut all = Vec::new();
-    for base in bases {
-        for name in names {
-            all.push(json!({ "package": name, "architecture": base.arch, "chain": chain(base, name)? }));
-        }
+    match format {
+        Format::Table => output::print(&text),
+        Format::Json => show(all),
+        Format::Rows(_) | Format::Columns(_) => Err(CliError::usage("--why has the formats table and json")),
     }
-    show(all);
-    Ok(())
 }
 
 fn chain(base: &Resolution, name: &str) -> Result<Vec<String>, CliError> {
