@@ -4,18 +4,20 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use kiln_engine::cache::Credentials;
-use kiln_engine::executor::{CancelToken, rootless};
-use kiln_engine::registry::{Client, ClientOptions, HostsConfig, Keychain, ProxyConfig};
+use kiln_engine::executor::{CancelToken, OnCancel, rootless};
+use kiln_engine::registry::{self, Client, ClientOptions, ConfigPaths, ConfigSource, Keychain, ProxyConfig};
 use kiln_engine::rootfs::Ownership;
 use kiln_engine::store::Store;
 use kiln_engine::{Engine, EngineOptions};
 
 use crate::error::CliError;
+use crate::notices::Notices;
 
 /// Where the store is, and who we are.
 pub struct Environment {
     root: PathBuf,
     home: PathBuf,
+    notices: Arc<Notices>,
 }
 
 impl Environment {
@@ -24,7 +26,7 @@ impl Environment {
         let home = std::env::var_os("HOME").map_or_else(|| PathBuf::from("/"), PathBuf::from);
         let root = root.unwrap_or_else(|| default_root(&home));
         let root = std::path::absolute(&root).unwrap_or(root);
-        Self { root, home }
+        Self { root, home, notices: Arc::default() }
     }
 
     /// The engine, for commands that read and write layers: who is not root enters a user namespace first.
@@ -51,33 +53,82 @@ impl Environment {
         Ok(Store::open(&self.root).map_err(kiln_engine::Error::from)?)
     }
 
-    /// The registry client with the user's configuration.
-    fn client(&self) -> Client {
+    /// The registry client with the user's configuration. Nothing of that is read before a registry is contacted.
+    pub fn client(&self) -> Client {
+        let (home, notices) = (self.home.clone(), Arc::clone(&self.notices));
+        let keychain = Keychain::new(Some(&self.docker_config()), self.podman_files());
         Client::new(ClientOptions {
-            hosts: self.hosts(),
-            keychain: self.keychain(),
+            config: ConfigSource::new(move || config_paths(&home)),
+            keychain,
             proxies: proxies(),
-            user_agent: concat!("kiln/", env!("CARGO_PKG_VERSION")).to_owned(),
+            events: registry::EventSink::new(move |event| notices.take(&event)),
             ..ClientOptions::default()
         })
     }
 
+    /// Where the client's warnings go.
+    pub fn notices(&self) -> &Notices {
+        &self.notices
+    }
+
     fn docker_config(&self) -> PathBuf {
-        std::env::var_os("DOCKER_CONFIG").map_or_else(|| self.home.join(".docker"), PathBuf::from)
+        variable("DOCKER_CONFIG").map_or_else(|| self.home.join(".docker"), PathBuf::from)
     }
 
-    fn keychain(&self) -> Keychain {
-        let _ = self.docker_config();
-        Keychain::default()
-    }
-
-    fn hosts(&self) -> HostsConfig {
-        HostsConfig::default()
+    /// podman's files, in its order.
+    fn podman_files(&self) -> Vec<PathBuf> {
+        let runtime = variable("XDG_RUNTIME_DIR").map(PathBuf::from);
+        let auth_file = variable("REGISTRY_AUTH_FILE").map(PathBuf::from);
+        let mut files = Keychain::podman_files(auth_file.as_deref(), runtime.as_deref(), Some(&self.home));
+        if runtime.is_none() {
+            let users = PathBuf::from(format!("/run/containers/{}/auth.json", outer_uid()));
+            let before_home = files.len().saturating_sub(1);
+            files.insert(before_home, users);
+        }
+        files
     }
 }
 
+/// A variable that is set to something.
+fn variable(name: &str) -> Option<std::ffi::OsString> {
+    std::env::var_os(name).filter(|v| !v.is_empty())
+}
+
+/// The user's id outside of our own user namespace.
+fn outer_uid() -> u32 {
+    let map = std::fs::read_to_string("/proc/self/uid_map").unwrap_or_default();
+    let mut fields = map.split_whitespace();
+    match (fields.next(), fields.next().and_then(|o| o.parse().ok())) {
+        (Some("0"), Some(outer)) => outer,
+        _ => rustix::process::geteuid().as_raw(),
+    }
+}
+
+/// kiln's own file is `KILN_CONFIG`, `~/.config/kiln/kiln.toml` or `/etc/kiln/kiln.toml`; docker's and podman's are where
+/// those look for them.
+fn config_paths(home: &Path) -> ConfigPaths {
+    let user = variable("XDG_CONFIG_HOME").map_or_else(|| home.join(".config"), PathBuf::from).join("kiln");
+    let system = PathBuf::from("/etc/kiln");
+    let mut paths = ConfigPaths::standard(Some(home), Some(&user));
+    paths.certs_dirs.insert(1, system.join("certs.d"));
+    if !user.join("kiln.toml").exists() {
+        paths.kiln = Some(system.join("kiln.toml"));
+    }
+    if let Some(own) = variable("KILN_CONFIG") {
+        paths.kiln = Some(PathBuf::from(own));
+    }
+    if let Some(conf) = variable("CONTAINERS_REGISTRIES_CONF") {
+        paths.registries_conf = vec![PathBuf::from(conf)];
+    }
+    paths
+}
+
+/// `HTTP_PROXY` and the like, in either case; the lower one wins, as it does for curl and Go.
 fn proxies() -> ProxyConfig {
-    ProxyConfig::default()
+    let get = |name: &str| std::env::var(name.to_lowercase()).or_else(|_| std::env::var(name)).ok();
+    let all = get("ALL_PROXY");
+    let (http, https) = (get("HTTP_PROXY").or_else(|| all.clone()), get("HTTPS_PROXY").or(all));
+    ProxyConfig::new(http.as_deref(), https.as_deref(), get("NO_PROXY").as_deref())
 }
 
 /// The access key for buckets, from the variables that all of Amazon's tools read.
@@ -121,6 +172,18 @@ pub fn cancel_on_signal() -> CancelToken {
         }
     });
     token
+}
+
+/// Stops transfers on Ctrl-C, and the process if they don't end within a moment: a connection to a host that says nothing
+/// is waited for inside the system. What is half done is gone on with at the next try.
+pub fn stop_on_signal(transfers: registry::Cancel) -> OnCancel {
+    cancel_on_signal().on_cancel(move || {
+        transfers.cancel();
+        let _ = std::thread::Builder::new().spawn(|| {
+            std::thread::sleep(std::time::Duration::from_secs(1));
+            std::process::exit(i32::from(crate::error::code::INTERRUPTED));
+        });
+    })
 }
 
 fn signals(list: &[i32]) -> libc::sigset_t {

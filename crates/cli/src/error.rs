@@ -99,7 +99,9 @@ impl From<Error> for CliError {
                 Self::failed(format!("the result was not written: programs in it can't start{list}"))
                     .with_hint("--check-programs=warn writes it all the same")
             }
-            Error::Cancelled => Self::failed("interrupted").with_code(code::INTERRUPTED),
+            Error::Cancelled | Error::Registry(kiln_engine::registry::Error::Cancelled) => {
+                Self::failed("interrupted").with_code(code::INTERRUPTED)
+            }
             Error::Request { message, hint } => Self { message, hint, code: code::FAILED },
             other => {
                 let hint = hint(&other);
@@ -165,6 +167,7 @@ fn hint(error: &Error) -> Option<String> {
              Kubernetes an emptyDir volume, in docker a volume"
                 .to_owned(),
         ),
+        Error::Registry(e) => e.hint(),
         _ => None,
     }
 }

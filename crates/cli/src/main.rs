@@ -5,6 +5,7 @@ mod environment;
 mod error;
 mod excerpt;
 mod listing;
+mod notices;
 mod output;
 mod progress;
 mod template;

@@ -9,9 +9,9 @@ use kiln_source::HttpClient;
 use kiln_store::{Lease, Store};
 
 use crate::cache;
+use crate::download::Origins;
 use crate::error::Result;
 use crate::layers::Unpacker;
-use crate::transfer::RegistryFetch;
 use crate::views::Views;
 
 /// What the command line knows of its surroundings.
@@ -64,8 +64,8 @@ impl Engine {
         let lease = store.lease()?;
         let registry = Arc::new(options.registry);
         let s3_keys = Arc::new(cache::Keys::new(options.s3));
-        let fetch = Arc::new(RegistryFetch::new(Arc::clone(&registry), Arc::clone(&s3_keys)));
-        let unpacker = Unpacker::new(store.clone(), options.ownership, fetch);
+        let origins = Origins { client: Arc::clone(&registry), keys: Arc::clone(&s3_keys) };
+        let unpacker = Unpacker::new(store.clone(), options.ownership, origins);
         let views = Views::new(store.clone(), options.ownership, unpacker.clone())?;
         let threads = std::thread::available_parallelism().map_or(1, usize::from);
         Ok(Arc::new(Self {

@@ -1,22 +1,27 @@
 //! Layers between their two forms: unpacking blobs, and packing directories.
 
+use std::collections::BTreeMap;
 use std::io::{self, Read, Write};
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use kiln_compress::Encoder;
+use kiln_compress::{Encoder, ReadAhead};
 use kiln_oci::{Descriptor, Digest, Hasher, Reference};
-use kiln_rootfs::apply::{ApplyOptions, apply};
+use kiln_rootfs::apply::{Applied, ApplyOptions, Limits, apply, copy_up_parents};
 use kiln_rootfs::diff::ContentObserver;
 use kiln_rootfs::diff::{DiffOptions, diff};
 use kiln_rootfs::{Ownership, Root};
-use kiln_store::{BlobWriter, Layer, LayerBlob, LayerId, Snapshot, Store};
+use kiln_store::{Layer, LayerBlob, LayerDraft, LayerId, Snapshot, Store};
 use serde::{Deserialize, Serialize};
 
 use crate::cache::Location;
+use crate::download::{Download, Origins, worth_another};
 use crate::engine::Engine;
 use crate::error::{Error, Result};
 use crate::leaks::{LeakSearch, ShapeFound};
 use crate::request::LayerFormat;
+use crate::steps::{Reporter, Step, Steps};
+use crate::transfer::in_parallel;
 
 /// Where the blob of a lazy layer can be had.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -39,16 +44,15 @@ impl Remote {
         serde_json::from_str(layer.remote.as_deref()?).ok()
     }
 
+    /// As people know it.
+    fn name(&self) -> String {
+        if self.reference.is_empty() { "the imported cache".to_owned() } else { self.reference.clone() }
+    }
+
     /// What is recorded.
     pub fn to_text(&self) -> Option<String> {
         serde_json::to_string(self).ok()
     }
-}
-
-/// Fetches blobs that are not here.
-pub trait Fetch: Send + Sync {
-    /// The blob's bytes.
-    fn blob(&self, remote: &Remote, descriptor: &Descriptor) -> Result<Box<dyn Read + Send>>;
 }
 
 /// Unpacks layers.
@@ -56,89 +60,178 @@ pub trait Fetch: Send + Sync {
 pub struct Unpacker {
     store: Store,
     ownership: Ownership,
-    fetch: Arc<dyn Fetch>,
+    origins: Origins,
+    /// Where a download that nobody announced becomes a step of its own.
+    steps: Arc<Mutex<Option<Steps>>>,
+}
+
+/// A layer that is unpacked but for the metadata of directories that only layers below it describe.
+struct Pending {
+    draft: LayerDraft,
+    implicit: Vec<PathBuf>,
 }
 
 impl Unpacker {
     /// Into a store.
-    pub fn new(store: Store, ownership: Ownership, fetch: Arc<dyn Fetch>) -> Self {
-        Self { store, ownership, fetch }
+    pub fn new(store: Store, ownership: Ownership, origins: Origins) -> Self {
+        Self { store, ownership, origins, steps: Arc::default() }
     }
 
-    /// Makes sure that all of them are unpacked.
+    /// Where it has its blobs from.
+    pub(crate) fn origins(&self) -> &Origins {
+        &self.origins
+    }
+
+    /// Shows downloads as steps from now on.
+    pub fn show(&self, steps: Steps) {
+        *self.steps.lock().unwrap_or_else(PoisonError::into_inner) = Some(steps);
+    }
+
+    /// Makes sure that all of them are unpacked. They are those of one state, lowest first.
     pub fn unpack(&self, layers: &[LayerId]) -> Result<()> {
-        let mut missing = Vec::new();
-        for id in layers {
-            let layer = self.store.layers().get(id)?;
-            if !layer.unpacked {
-                missing.push(layer);
+        let missing = self.missing(layers)?;
+        let mut remote = None;
+        for (_, layer) in &missing {
+            if let (Some(blob), None) = (layer.blobs.first(), &remote)
+                && !self.store.content().has(&blob.descriptor.digest)?
+            {
+                remote = Remote::of(layer).map(|r| r.name());
             }
         }
-        match missing.as_slice() {
-            [] => Ok(()),
-            [one] => self.unpack_one(one),
-            many => std::thread::scope(|scope| {
-                let workers: Vec<_> = many.iter().map(|layer| scope.spawn(|| self.unpack_one(layer))).collect();
-                workers.into_iter().try_for_each(|w| w.join().unwrap_or(Err(Error::Cancelled)))
-            }),
+        let steps = self.steps.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        match (remote, steps) {
+            (Some(name), Some(steps)) => {
+                let step = steps.begin(&format!("[internal] pull {name}"));
+                let result = self.unpack_missing(layers, &missing, Some(&step));
+                step.conclude(result)
+            }
+            _ => self.unpack_missing(layers, &missing, None),
         }
     }
 
-    /// Unpacks it from the first of its blobs that is good.
-    fn unpack_one(&self, layer: &Layer) -> Result<()> {
-        let _lock = self.store.lock(&format!("layer.{}", layer.id), &mut || {})?;
-        if self.store.layers().get(&layer.id)?.unpacked {
-            return Ok(());
+    /// The same, as part of a step that shows the progress of each layer.
+    pub fn unpack_shown(&self, layers: &[LayerId], step: &Step) -> Result<()> {
+        let missing = self.missing(layers)?;
+        self.unpack_missing(layers, &missing, Some(step))
+    }
+
+    fn missing(&self, layers: &[LayerId]) -> Result<Vec<(usize, Layer)>> {
+        let mut missing = Vec::new();
+        for (index, id) in layers.iter().enumerate() {
+            let layer = self.store.layers().get(id)?;
+            if !layer.unpacked {
+                missing.push((index, layer));
+            }
         }
+        Ok(missing)
+    }
+
+    fn unpack_missing(&self, layers: &[LayerId], missing: &[(usize, Layer)], step: Option<&Step>) -> Result<()> {
+        let pending = Mutex::new(BTreeMap::new());
+        in_parallel(missing, |(index, layer)| {
+            if let Some(unfinished) = self.unpack_one(layer, step)? {
+                pending.lock().unwrap_or_else(PoisonError::into_inner).insert(*index, unfinished);
+            }
+            Ok(())
+        })?;
+        // From below, since a layer may take what it lacks from one that lacked something itself.
+        for (index, Pending { draft, implicit }) in pending.into_inner().unwrap_or_else(PoisonError::into_inner) {
+            let below: Vec<PathBuf> = layers[..index].iter().map(|id| self.store.layers().path(id)).collect();
+            if !below.is_empty() {
+                let upper = Root::open(draft.fs())?.with_ownership(self.ownership);
+                copy_up_parents(&upper, &crate::views::merged(&below, self.ownership)?, &implicit)?;
+            }
+            self.store.layers().commit_unpack(&layers[index], draft)?;
+        }
+        Ok(())
+    }
+
+    /// Unpacks it from the first of its blobs that is good; those that are here come first.
+    fn unpack_one(&self, layer: &Layer, step: Option<&Step>) -> Result<Option<Pending>> {
+        let _lock = self.store.lock(&format!("layer.{}", layer.id), &mut || {})?;
+        let is_done = self.store.layers().get(&layer.id)?.unpacked;
         let (mut here, mut elsewhere) = (Vec::new(), Vec::new());
         for blob in &layer.blobs {
             let known = self.store.content().has(&blob.descriptor.digest)?;
             if known { here.push(&blob.descriptor) } else { elsewhere.push(&blob.descriptor) }
         }
         let mut failure = Error::request(format!("layer {} has no content", layer.id));
-        for descriptor in here.into_iter().chain(elsewhere) {
-            match self.unpack_blob(layer, descriptor) {
-                Ok(()) => return Ok(()),
+        for blob in here.into_iter().chain(elsewhere) {
+            let item = format!("layer {}", blob.digest.short());
+            let reporter = step.map_or_else(Reporter::none, |s| s.reporter(&item));
+            if is_done {
+                reporter.done(blob.size, "is here");
+                return Ok(None);
+            }
+            match self.unpack_blob(layer, blob, &reporter) {
+                Ok(unfinished) => return Ok(unfinished),
                 Err(error) => failure = error,
             }
         }
-        Err(Error::lost(layer, failure))
+        if is_done { Ok(None) } else { Err(Error::lost(layer, failure)) }
+    }
+
+    fn unpack_blob(&self, layer: &Layer, blob: &Descriptor, reporter: &Reporter) -> Result<Option<Pending>> {
+        let unfinished = match self.try_unpack(layer, blob, reporter) {
+            Err((error, resumed)) if worth_another(&error, resumed) => self.try_unpack(layer, blob, reporter),
+            other => other,
+        };
+        let unfinished = unfinished.map_err(|(error, _)| error)?;
+        reporter.done(blob.size, "");
+        if !unfinished.implicit.is_empty() {
+            return Ok(Some(unfinished));
+        }
+        self.store.layers().commit_unpack(&layer.id, unfinished.draft)?;
+        Ok(None)
     }
 
     /// One stream: fetch, store the blob, verify, decompress, verify, unpack.
-    fn unpack_blob(&self, layer: &Layer, descriptor: &Descriptor) -> Result<()> {
-        let draft = self.store.layers().unpack_draft(&layer.id)?;
-        let root = Root::open(draft.fs())?.with_ownership(self.ownership);
-        let hasher = Arc::new(Mutex::new(Hasher::new()));
-        let source = self.source(layer, descriptor)?;
-        let (_, plain) = kiln_compress::decoder(source.reader()).map_err(|e| damaged(descriptor, &e))?;
-        let mut plain = Tee { inner: plain, hasher: Arc::clone(&hasher) };
-        let options = ApplyOptions::default();
-        apply(&mut plain, &root, &options)?;
-        // What follows the end of the archive counts for the digest too.
-        io::copy(&mut plain, &mut io::sink()).map_err(|e| damaged(descriptor, &e))?;
-        drop(plain);
-        source.finish(descriptor)?;
-        let found = hasher.lock().unwrap_or_else(PoisonError::into_inner).clone().finish();
-        if let Some(expected) = layer.diff_id.filter(|expected| *expected != found) {
-            return Err(Error::request(format!(
-                "layer {} is damaged: its content is {found}, the image says {expected}",
-                descriptor.digest
-            )));
+    ///
+    /// The error tells with it whether what was left of an earlier download was used.
+    fn try_unpack(&self, layer: &Layer, blob: &Descriptor, reporter: &Reporter) -> Result<Pending, (Error, bool)> {
+        let plain = |e: Error| (e, false);
+        let draft = self.store.layers().unpack_draft(&layer.id).map_err(|e| plain(e.into()))?;
+        let root = Root::open(draft.fs()).map_err(|e| plain(e.into()))?.with_ownership(self.ownership);
+        let (download, stream): (_, Box<dyn Read + Send>) = match self.download(layer, blob, reporter).map_err(plain)? {
+            Some(download) => (Some(download.clone()), Box::new(download)),
+            None => (None, Box::new(self.store.content().open(&blob.digest).map_err(|e| plain(e.into()))?)),
+        };
+        let unpacked = self.decode(stream, &root, blob);
+        let resumed = download.as_ref().is_some_and(Download::resumed);
+        let (applied, diff_id) = match (unpacked, &download) {
+            (Ok(done), Some(download)) => download.finish().map(|()| done).map_err(|e| (e, resumed))?,
+            (Ok(done), None) => done,
+            (Err(e), Some(download)) => return Err((download.failure(e), resumed)),
+            (Err(e), None) => return Err(plain(e)),
+        };
+        if let Some(expected) = layer.diff_id.filter(|expected| *expected != diff_id) {
+            return Err(plain(Error::request(format!(
+                "layer {} is damaged: its content is {diff_id}, the image says {expected}",
+                blob.digest
+            ))));
         }
-        self.store.layers().commit_unpack(&layer.id, draft)?;
-        Ok(())
+        Ok(Pending { draft, implicit: applied.implicit })
     }
 
-    fn source(&self, layer: &Layer, descriptor: &Descriptor) -> Result<Source> {
-        if self.store.content().has(&descriptor.digest)? {
-            let file = self.store.content().open(&descriptor.digest)?;
-            return Ok(Source { reader: Mutex::new(Some(Box::new(file))), writer: None });
+    /// `None` if the blob is here.
+    fn download(&self, layer: &Layer, blob: &Descriptor, reporter: &Reporter) -> Result<Option<Download>> {
+        if self.store.content().has(&blob.digest)? {
+            return Ok(None);
         }
-        let remote = Remote::of(layer).ok_or_else(|| kiln_store::Error::BlobMissing(Box::new(descriptor.digest)))?;
-        let writer = Arc::new(Mutex::new(Some(self.store.content().writer_for(&descriptor.digest)?)));
-        let reader = StoringReader { inner: self.fetch.blob(&remote, descriptor)?, writer: Arc::clone(&writer) };
-        Ok(Source { reader: Mutex::new(Some(Box::new(reader))), writer: Some(writer) })
+        let remote = Remote::of(layer).ok_or_else(|| kiln_store::Error::BlobMissing(Box::new(blob.digest)))?;
+        Download::start(&self.store, &self.origins, &remote, blob, reporter.clone()).map(Some)
+    }
+
+    /// Decompresses in a thread of its own, and hashes and unpacks in this one.
+    fn decode(&self, stream: Box<dyn Read + Send>, root: &Root, blob: &Descriptor) -> Result<(Applied, Digest)> {
+        let plain = kiln_compress::decoder(stream).and_then(|(_, plain)| ReadAhead::new(plain));
+        let mut plain = Hashed { inner: plain.map_err(|e| damaged(blob, &e))?, hasher: Hasher::new() };
+        // No archive can be worth more than the disk: one that claims to be is stopped before it is full.
+        let limits = Limits { bytes: self.store.free_space()?, ..Limits::default() };
+        let applied = apply(&mut plain, root, &ApplyOptions { limits, ..ApplyOptions::default() })?;
+        // What follows the end of the archive counts for the digest too.
+        io::copy(&mut plain, &mut io::sink()).map_err(|e| damaged(blob, &e))?;
+        Ok((applied, plain.hasher.finish()))
     }
 }
 
@@ -146,51 +239,16 @@ fn damaged(descriptor: &Descriptor, error: &io::Error) -> Error {
     Error::request(format!("layer {}: {error}", descriptor.digest))
 }
 
-/// A blob that is read, and stored on the way if it was not here.
-struct Source {
-    reader: Mutex<Option<Box<dyn Read + Send>>>,
-    writer: Option<Arc<Mutex<Option<BlobWriter>>>>,
-}
-
-impl Source {
-    fn reader(&self) -> Box<dyn Read + Send> {
-        self.reader.lock().unwrap_or_else(PoisonError::into_inner).take().unwrap_or_else(|| Box::new(io::empty()))
-    }
-
-    fn finish(self, descriptor: &Descriptor) -> Result<()> {
-        if let Some(writer) = self.writer.and_then(|w| w.lock().unwrap_or_else(PoisonError::into_inner).take()) {
-            writer.commit(Some(&descriptor.digest))?;
-        }
-        Ok(())
-    }
-}
-
-/// Reads, and writes what was read to the content store.
-struct StoringReader {
-    inner: Box<dyn Read + Send>,
-    writer: Arc<Mutex<Option<BlobWriter>>>,
-}
-
-impl Read for StoringReader {
-    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
-        let n = self.inner.read(buf)?;
-        if let Some(writer) = &mut *self.writer.lock().unwrap_or_else(PoisonError::into_inner) {
-            writer.write_all(&buf[..n])?;
-        }
-        Ok(n)
-    }
-}
-
 /// Reads, and hashes what was read.
-struct Tee {
-    inner: Box<dyn Read + Send>,
-    hasher: Arc<Mutex<Hasher>>,
+struct Hashed<R> {
+    inner: R,
+    hasher: Hasher,
 }
 
-impl Read for Tee {
+impl<R: Read> Read for Hashed<R> {
     fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
         let n = self.inner.read(buf)?;
-        self.hasher.lock().unwrap_or_else(PoisonError::into_inner).update(&buf[..n]);
+        self.hasher.update(&buf[..n]);
         Ok(n)
     }
 }
@@ -327,7 +385,7 @@ impl Engine {
         let id = snapshot.0[index];
         let below = Snapshot(snapshot.0[..index].to_vec());
         let lower = if below.0.is_empty() { None } else { Some(self.views.readable(&below)?) };
-        self.unpacker.unpack(&[id])?;
+        self.unpacker.unpack(&snapshot.0[..=index])?;
         let upper = Root::open(&self.store.layers().path(&id))?.with_ownership(self.ownership);
         let mut options = DiffOptions { rewrite_timestamp: epoch, observer, ..DiffOptions::default() };
         diff(&upper, lower.as_ref(), out, &mut options)?;

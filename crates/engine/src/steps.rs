@@ -82,7 +82,49 @@ impl Steps {
     }
 }
 
+/// Reports how far one part of a step is, from any thread, and not more often than anybody can see.
+#[derive(Clone)]
+pub struct Reporter {
+    sink: Option<Arc<dyn EventSink>>,
+    id: StepId,
+    item: Arc<str>,
+    last: Option<Instant>,
+}
+
+/// Time between two reports of the same part.
+const REPORT_EVERY: std::time::Duration = std::time::Duration::from_millis(50);
+
+impl Reporter {
+    /// Nobody wants to know.
+    pub fn none() -> Self {
+        Self { sink: None, id: StepId(0), item: "".into(), last: None }
+    }
+
+    /// So many bytes of so many.
+    pub fn progress(&mut self, current: u64, total: u64) {
+        let due = self.last.is_none_or(|l| l.elapsed() >= REPORT_EVERY);
+        if let (Some(sink), true) = (&self.sink, due) {
+            self.last = Some(Instant::now());
+            let (id, item) = (self.id, Arc::clone(&self.item));
+            sink.event(Event::Progress { id, item, current, total: Some(total), done: false });
+        }
+    }
+
+    /// All bytes. `how` is added to the part's name.
+    pub fn done(&self, total: u64, how: &str) {
+        if let Some(sink) = &self.sink {
+            let item = if how.is_empty() { Arc::clone(&self.item) } else { format!("{} {how}", self.item).into() };
+            sink.event(Event::Progress { id: self.id, item, current: total, total: Some(total), done: true });
+        }
+    }
+}
+
 impl Step {
+    /// For the progress of one part.
+    pub fn reporter(&self, item: &str) -> Reporter {
+        Reporter { sink: Some(Arc::clone(&self.steps.sink)), id: self.id, item: item.into(), last: None }
+    }
+
     /// Its id.
     pub fn id(&self) -> StepId {
         self.id

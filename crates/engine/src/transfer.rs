@@ -1,52 +1,22 @@
-//! Images between the store and registries.
+//! Images between the store and registries: what is known of them, and the blobs of one that is used.
 
 use std::collections::BTreeMap;
-use std::io::{self, Read};
-use std::sync::Arc;
 
 use kiln_oci::media;
 use kiln_oci::{Descriptor, Digest, ImageConfig, Manifest, ManifestKind, Platform, Reference};
-use kiln_registry::{BlobSource, Client, Pushed, Resolved};
+use kiln_registry::Resolved;
 use kiln_store::{LayerBlob, LayerId, LayerMeta, Snapshot};
 
-use crate::cache::Location;
+use crate::download::{Download, worth_another};
 use crate::engine::Engine;
 use crate::error::{Error, Result};
-use crate::layers::{Fetch, Remote};
-use crate::steps::Step;
+use crate::layers::Remote;
+use crate::steps::{Reporter, Step};
 
 /// Largest image config that is read, in bytes.
 const MAX_CONFIG: u64 = 16 << 20;
 /// Blobs that are transferred at once.
 const PARALLEL: usize = 4;
-
-/// Fetches blobs from registries and caches.
-pub struct RegistryFetch {
-    client: Arc<Client>,
-    keys: Arc<crate::cache::Keys>,
-}
-
-impl RegistryFetch {
-    /// With this client.
-    pub fn new(client: Arc<Client>, keys: Arc<crate::cache::Keys>) -> Self {
-        Self { client, keys }
-    }
-}
-
-impl Fetch for RegistryFetch {
-    fn blob(&self, remote: &Remote, descriptor: &Descriptor) -> Result<Box<dyn Read + Send>> {
-        if let Some(location) = &remote.cache
-            && *location != Location::Registry
-        {
-            return crate::cache::open(location, &self.keys, descriptor);
-        }
-        let reference: Reference = remote
-            .reference
-            .parse()
-            .map_err(|e: kiln_oci::ReferenceError| Error::request(format!("a layer's origin is not valid: {e}")))?;
-        Ok(Box::new(self.client.blob(&reference, descriptor, 0)?))
-    }
-}
 
 /// An image that is known, its layers not necessarily here.
 #[derive(Debug, Clone)]
@@ -182,148 +152,26 @@ impl Engine {
         })
     }
 
-    /// One stream: download, store, verify. A download that was cut off goes on where it was.
+    /// A blob into the store, without unpacking it. A download that was cut off goes on where it was.
     pub(crate) fn fetch_blob(&self, name: &Reference, blob: &Descriptor, step: Option<&Step>) -> Result<()> {
         let _lock = self.store.lock(&format!("blob.{}", blob.digest.hex()), &mut || {})?;
         if self.store.content().has(&blob.digest)? {
             return Ok(());
         }
-        match self.download(name, blob, step) {
-            // What an earlier try left may be what is wrong: once more, from the beginning.
-            Err(Error::Store(kiln_store::Error::DigestMismatch { .. })) => self.download(name, blob, step),
-            other => other,
-        }
-    }
-
-    fn download(&self, name: &Reference, blob: &Descriptor, step: Option<&Step>) -> Result<()> {
-        let (mut writer, offset) = self.store.content().writer_resume(&blob.digest)?;
-        let mut reader = self.registry.blob(name, blob, offset)?.without_digest_check();
-        let mut buffer = vec![0; 256 << 10];
         let item = format!("layer {}", blob.digest.short());
-        let mut done = offset;
-        loop {
-            let n = match reader.read(&mut buffer) {
-                Ok(0) => break,
-                Ok(n) => n,
-                Err(e) => return Err(registry_error(e)),
-            };
-            io::Write::write_all(&mut writer, &buffer[..n]).map_err(|e| Error::io("write", "a blob", e))?;
-            done += n as u64;
-            if let Some(step) = step {
-                step.progress(&item, done, Some(blob.size), false);
-            }
-        }
-        writer.commit(Some(&blob.digest))?;
-        if let Some(step) = step {
-            step.progress(&item, blob.size, Some(blob.size), true);
-        }
-        Ok(())
-    }
-
-    /// Downloads an image with all its blobs, and gives it its name in the store. Without a platform, an index is kept as it
-    /// is, so that the name has the registry's digest; of its images, the one for this machine is fetched.
-    pub fn pull_image(&self, name: &Reference, platform: Option<&Platform>, step: &Step) -> Result<Pulled> {
-        let before = self.store.images().resolve(name)?.map(|image| image.target.digest);
-        let found = self.registry.resolve(name)?;
-        self.store.content().put(&found.bytes)?;
-        let whole = found.descriptor.clone();
-        let known = self.select_remote(name, found, platform.unwrap_or(&Platform::host()))?;
-        let mut blobs = known.manifest.layers.clone();
-        blobs.sort_by_key(|b| b.digest);
-        blobs.dedup_by_key(|b| b.digest);
-        in_parallel(&blobs, |blob| {
-            if self.store.content().has(&blob.digest)? {
-                step.progress(&format!("layer {} is here", blob.digest.short()), blob.size, Some(blob.size), true);
-                return Ok(());
-            }
-            self.fetch_blob(name, blob, Some(step))
-        })?;
-        // Layers remember where they came from: a later push to the same registry mounts them.
-        if known.manifest.layers.iter().all(|l| media::layer_compression(&l.media_type).is_some()) {
-            self.image_snapshot(&known)?;
-        }
-        let target = if platform.is_some() { known.descriptor } else { whole };
-        self.store.meta().put_as(&origin_key(&target.digest), &name.to_string(), None)?;
-        self.store.images().put(name, &target)?;
-        Ok(Pulled { changed: before != Some(target.digest), target })
-    }
-
-    /// Uploads an image; blobs that the registry has are left out.
-    pub fn push_image(&self, name: &Reference, target: &Descriptor, by_digest: bool, step: &Step) -> Result<()> {
-        let origin = self.origin(&target.digest)?;
-        self.push_target(name, target, by_digest, origin.as_ref(), step)
-    }
-
-    fn push_target(
-        &self,
-        name: &Reference,
-        target: &Descriptor,
-        by_digest: bool,
-        origin: Option<&Reference>,
-        step: &Step,
-    ) -> Result<()> {
-        let bytes = self.manifest_bytes(target, origin)?;
-        let kind =
-            kiln_oci::parse_manifest(&bytes, Some(&target.media_type)).map_err(|e| Error::request(e.to_string()))?;
-        match kind {
-            ManifestKind::Manifest(manifest) => self.push_blobs(name, &manifest, origin, step)?,
-            ManifestKind::Index(index) => {
-                for entry in &index.manifests {
-                    self.push_target(&name.with_digest(entry.digest), entry, true, origin, step)?;
-                }
-            }
-        }
-        let dest = if by_digest { name.with_digest(target.digest) } else { name.clone() };
-        self.registry.push_manifest(&dest, &target.media_type, &bytes)?;
-        step.progress(&format!("pushed {dest}"), target.size, Some(target.size), true);
-        Ok(())
-    }
-
-    /// A manifest of the store. Of an index, only one platform was pulled: the others go from their registry to the new one.
-    fn manifest_bytes(&self, target: &Descriptor, origin: Option<&Reference>) -> Result<Vec<u8>> {
-        if self.store.content().has(&target.digest)? {
-            return Ok(self.store.content().read_small(&target.digest, kiln_oci::MAX_MANIFEST)?);
-        }
-        let missing = || {
-            let platform = target.platform.as_ref().map_or_else(|| target.digest.to_string(), ToString::to_string);
-            Error::request_with_hint(
-                format!("the image's manifest for {platform} is not in the store"),
-                "push one platform: --platform",
-            )
+        let reporter = step.map_or_else(Reporter::none, |s| s.reporter(&item));
+        let fetch = || {
+            let origins = self.unpacker.origins();
+            let download = Download::start(&self.store, origins, &Remote::image(name), blob, reporter.clone());
+            let download = download.map_err(|e| (e, false))?;
+            download.finish().map_err(|e| (e, download.resumed()))
         };
-        let found = self.registry.manifest(origin.ok_or_else(missing)?, target)?;
-        self.store.content().put(&found.bytes)?;
-        Ok(found.bytes)
-    }
-
-    fn push_blobs(&self, name: &Reference, manifest: &Manifest, origin: Option<&Reference>, step: &Step) -> Result<()> {
-        let mut blobs: Vec<Descriptor> = manifest.layers.clone();
-        blobs.push(manifest.config.clone());
-        blobs.sort_by_key(|b| b.digest);
-        blobs.dedup_by_key(|b| b.digest);
-        in_parallel(&blobs, |blob| self.push_blob(name, blob, origin, step))
-    }
-
-    fn push_blob(&self, name: &Reference, blob: &Descriptor, origin: Option<&Reference>, step: &Step) -> Result<()> {
-        let from = self.blob_origin(&blob.digest)?.or_else(|| origin.cloned());
-        let item = format!("layer {}", blob.digest.short());
-        let report = |what: &str| step.progress(&format!("{item}{what}"), blob.size, Some(blob.size), true);
-        if !self.store.content().has(&blob.digest)? {
-            // A layer of a base that was never needed here: it goes from registry to registry.
-            if self.registry.has_blob(name, &blob.digest)? {
-                report(" is there");
-                return Ok(());
-            }
-            let from = from.as_ref().ok_or_else(|| kiln_store::Error::BlobMissing(Box::new(blob.digest)))?;
-            self.fetch_blob(from, blob, Some(step))?;
-        }
-        let source = StoredBlob { engine: self, blob, step, item: item.clone() };
-        let mounts: Vec<Reference> = from.into_iter().collect();
-        match self.registry.push_blob(name, blob, &source, &mounts)? {
-            Pushed::Exists => report(" is there"),
-            Pushed::Mounted(from) => report(&format!(" mounted from {from}")),
-            Pushed::Uploaded(_) => report(""),
-        }
+        let fetched = match fetch() {
+            Err((e, resumed)) if worth_another(&e, resumed) => fetch(),
+            other => other,
+        };
+        fetched.map_err(|(e, _)| e)?;
+        reporter.done(blob.size, "");
         Ok(())
     }
 
@@ -335,21 +183,12 @@ impl Engine {
     }
 
     /// Where an image was pulled from.
-    fn origin(&self, target: &Digest) -> Result<Option<Reference>> {
+    pub(crate) fn origin(&self, target: &Digest) -> Result<Option<Reference>> {
         Ok(self.store.meta().get_as::<String>(&origin_key(target))?.and_then(|name| name.parse().ok()))
     }
 }
 
-/// An image that was pulled.
-#[derive(Debug, Clone)]
-pub struct Pulled {
-    /// Its manifest or index.
-    pub target: Descriptor,
-    /// Whether the name led to something else before, or to nothing.
-    pub changed: bool,
-}
-
-fn origin_key(target: &Digest) -> String {
+pub(crate) fn origin_key(target: &Digest) -> String {
     format!("origin {target}")
 }
 
@@ -384,43 +223,4 @@ pub(crate) fn in_parallel_by<T: Sync>(
         let results: Vec<Result<()>> = workers.into_iter().map(|w| w.join().unwrap_or(Err(Error::Cancelled))).collect();
         results.into_iter().collect()
     })
-}
-
-/// A blob of the store, for uploads.
-struct StoredBlob<'a> {
-    engine: &'a Engine,
-    blob: &'a Descriptor,
-    step: &'a Step,
-    item: String,
-}
-
-impl BlobSource for StoredBlob<'_> {
-    fn open(&self, offset: u64) -> io::Result<Box<dyn Read + '_>> {
-        let mut file = self.engine.store.content().open(&self.blob.digest).map_err(io::Error::other)?;
-        io::Seek::seek(&mut file, io::SeekFrom::Start(offset))?;
-        Ok(Box::new(Shown { file, done: offset, source: self }))
-    }
-}
-
-/// Shows how far an upload is.
-struct Shown<'a> {
-    file: std::fs::File,
-    done: u64,
-    source: &'a StoredBlob<'a>,
-}
-
-impl Read for Shown<'_> {
-    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
-        let n = self.file.read(buf)?;
-        self.done += n as u64;
-        self.source.step.progress(&self.source.item, self.done, Some(self.source.blob.size), false);
-        Ok(n)
-    }
-}
-
-fn registry_error(error: io::Error) -> Error {
-    match kiln_registry::Error::from_io(error) {
-        Ok(error) => Error::Registry(error),
-        Err(error) => Error::io("download", "a blob", error),
-    }
 }

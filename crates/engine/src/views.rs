@@ -6,7 +6,7 @@
 use std::path::{Path, PathBuf};
 
 use kiln_rootfs::overlay::{self, OverlaySpec};
-use kiln_rootfs::{Ownership, Root, Stack};
+use kiln_rootfs::{Ownership, Root, Stack, whiteout};
 use kiln_store::{LayerId, Snapshot, Store};
 
 use crate::error::Result;
@@ -38,11 +38,9 @@ impl Views {
 
     /// A state to read.
     pub fn readable(&self, snapshot: &Snapshot) -> Result<Root> {
-        let paths = self.unpacked(&snapshot.0)?;
-        match paths.as_slice() {
+        match self.unpacked(&snapshot.0)?.as_slice() {
             [] => self.empty(),
-            [one] => Ok(Root::open(one)?.with_ownership(self.ownership)),
-            many => self.mount(many, None),
+            some => merged(some, self.ownership),
         }
     }
 
@@ -75,6 +73,29 @@ impl Views {
 
     fn unpacked(&self, layers: &[LayerId]) -> Result<Vec<PathBuf>> {
         self.unpacker.unpack(layers)?;
-        Ok(layers.iter().map(|id| self.store.layers().path(id)).collect())
+        let paths: Vec<PathBuf> = layers.iter().map(|id| self.store.layers().path(id)).collect();
+        Ok(visible(&paths)?.to_vec())
     }
+}
+
+/// The layers (lowest first, at least one) as one directory to read.
+pub(crate) fn merged(layers: &[PathBuf], ownership: Ownership) -> Result<Root> {
+    match visible(layers)? {
+        [one] => Ok(Root::open(one)?.with_ownership(ownership)),
+        many => {
+            let lowers: Vec<&Path> = many.iter().map(PathBuf::as_path).collect();
+            let spec = OverlaySpec { lowers: &lowers, upper: None, volatile: false };
+            Ok(Root::from_fd(overlay::mount(&spec)?).with_ownership(ownership))
+        }
+    }
+}
+
+/// The layers of which anything can be seen: none below one whose root is opaque.
+fn visible(layers: &[PathBuf]) -> Result<&[PathBuf]> {
+    for (index, layer) in layers.iter().enumerate().skip(1).rev() {
+        if whiteout::is_opaque_root(&Root::open(layer)?)? {
+            return Ok(&layers[index..]);
+        }
+    }
+    Ok(layers)
 }

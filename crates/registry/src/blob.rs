@@ -416,18 +416,24 @@ impl BlobReader {
         self.verify()
     }
 
+    /// What it means that the bytes have this digest, which is not the one asked for: the error, after the mirrors that
+    /// sent them are marked as bad. For callers of [`without_digest_check`](Self::without_digest_check).
+    pub fn mismatch(&self, actual: Digest) -> Error {
+        let (host, expected, retry_elsewhere) = (self.host.clone(), self.want.digest, !self.mirrors.is_empty());
+        let error = Error::DigestMismatch { host, expected, actual: Box::new(actual), retry_elsewhere };
+        // a resumed download may have parts from several: any of them may be the one that lied
+        for mirror in &self.mirrors {
+            self.inner.mirror_failed(mirror, &self.image, &error);
+        }
+        error
+    }
+
     fn verify(&mut self) -> Result<usize, Error> {
         self.current = None;
         if let Some(actual) = self.hasher.take().map(Hasher::finish)
             && actual != self.want.digest
         {
-            let (host, expected, retry_elsewhere) = (self.host.clone(), self.want.digest, !self.mirrors.is_empty());
-            let error = Error::DigestMismatch { host, expected, actual: Box::new(actual), retry_elsewhere };
-            // a resumed download may have parts from several: any of them may be the one that lied
-            for mirror in &self.mirrors {
-                self.inner.mirror_failed(mirror, &self.image, &error);
-            }
-            return Err(error);
+            return Err(self.mismatch(actual));
         }
         self.state = State::Verified;
         Ok(0)

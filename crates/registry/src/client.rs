@@ -7,7 +7,7 @@ use ureq::http::Method;
 use crate::auth::scope::Scopes;
 use crate::error::Error;
 use crate::event::EventSink;
-use crate::hosts::HostsConfig;
+use crate::hosts::{ConfigSource, HostsConfig};
 use crate::http::Timeouts;
 use crate::keychain::Keychain;
 use crate::proxy::ProxyConfig;
@@ -17,8 +17,10 @@ use crate::session::{Call, Inner, Session};
 /// Everything a client is made of. `Default` is a client without credentials, mirrors and proxies.
 #[derive(Debug, Clone)]
 pub struct ClientOptions {
-    /// Host table.
+    /// Host table; its rules win over those of `config`.
     pub hosts: HostsConfig,
+    /// Files with more of the host table, read when a registry is first contacted.
+    pub config: ConfigSource,
     /// Credentials.
     pub keychain: Keychain,
     /// Proxies.
@@ -39,6 +41,7 @@ impl Default for ClientOptions {
     fn default() -> Self {
         Self {
             hosts: HostsConfig::default(),
+            config: ConfigSource::default(),
             keychain: Keychain::empty(),
             proxies: ProxyConfig::default(),
             user_agent: concat!("kiln/", env!("CARGO_PKG_VERSION")).to_owned(),
@@ -68,6 +71,11 @@ impl Client {
         Self { inner: Arc::new(Inner::new(options)) }
     }
 
+    /// The switch that ends this client's waits and transfers.
+    pub fn canceller(&self) -> Cancel {
+        self.inner.options.cancel.clone()
+    }
+
     /// Asks a registry whether it is one, with the credentials there are.
     pub fn ping(&self, registry: &str) -> Result<(), Error> {
         let session = self.host(registry)?;
@@ -84,6 +92,6 @@ impl Client {
     }
 
     pub(crate) fn host(&self, registry: &str) -> Result<Session, Error> {
-        self.inner.session(self.inner.options.hosts.host_endpoint(registry)?)
+        self.inner.session(self.inner.hosts()?.host_endpoint(registry)?)
     }
 }

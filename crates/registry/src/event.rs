@@ -1,5 +1,6 @@
 //! What a caller may want to tell the user while a request is under way.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -45,6 +46,13 @@ pub enum Event {
         /// Why.
         reason: String,
     },
+    /// A configuration file of another program can't be used; we go on without it (warning).
+    ConfigIgnored {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        reason: String,
+    },
     /// A mirror failed: the next one, or the registry itself, is asked (warning).
     MirrorFailed {
         /// The mirror.
@@ -59,7 +67,7 @@ pub enum Event {
 impl Event {
     /// Worth a line of its own even in quiet output.
     pub fn is_warning(&self) -> bool {
-        matches!(self, Self::CredentialRejected { .. } | Self::CredentialSource { .. } | Self::MirrorFailed { .. })
+        !matches!(self, Self::Retry { .. } | Self::Resumed { .. })
     }
 }
 
@@ -76,6 +84,7 @@ impl std::fmt::Display for Event {
                 write!(f, "{registry} rejected the credentials from {origin} ({reason}): going on without")
             }
             Self::CredentialSource { origin, reason } => write!(f, "credentials: {origin}: {reason}"),
+            Self::ConfigIgnored { path, reason } => write!(f, "{} is ignored: {reason}", path.display()),
             Self::MirrorFailed { mirror, registry, reason } => {
                 write!(f, "mirror {mirror} of {registry} failed: {reason}")
             }

@@ -9,7 +9,7 @@
 use std::collections::HashMap;
 use std::io::{self, Read};
 use std::path::PathBuf;
-use std::sync::Mutex;
+use std::sync::{Mutex, OnceLock};
 use std::time::{Duration, Instant};
 
 use ureq::http::header::{AUTHORIZATION, HeaderMap, HeaderName, HeaderValue};
@@ -141,7 +141,7 @@ pub(crate) struct Transport {
     proxies: ProxyConfig,
     user_agent: String,
     pub timeouts: Timeouts,
-    pub certs_dirs: Vec<PathBuf>,
+    certs_dirs: OnceLock<Vec<PathBuf>>,
 }
 
 const MAX_REDIRECTS: usize = 5;
@@ -150,10 +150,19 @@ const MAX_REDIRECTS: usize = 5;
 const EXPECT_FROM: u64 = 256 * 1024;
 
 impl Transport {
-    pub fn new(proxies: ProxyConfig, user_agent: &str, timeouts: Timeouts, certs_dirs: Vec<PathBuf>) -> Self {
+    pub fn new(proxies: ProxyConfig, user_agent: &str, timeouts: Timeouts) -> Self {
         // a header value: printable ASCII only
         let user_agent = user_agent.chars().filter(|c| c.is_ascii_graphic() || *c == ' ').collect();
-        Self { agents: Mutex::default(), proxies, user_agent, timeouts, certs_dirs }
+        Self { agents: Mutex::default(), proxies, user_agent, timeouts, certs_dirs: OnceLock::new() }
+    }
+
+    /// Where certificates of hosts are; told once, before the first request.
+    pub fn set_certs_dirs(&self, dirs: Vec<PathBuf>) {
+        let _ = self.certs_dirs.set(dirs);
+    }
+
+    pub fn certs_dirs(&self) -> &[PathBuf] {
+        self.certs_dirs.get().map_or(&[], Vec::as_slice)
     }
 
     /// Sends one request. A redirect is an answer like any other.
@@ -256,7 +265,7 @@ impl Transport {
             .max_idle_connections(64)
             .max_idle_connections_per_host(16);
         if url.https {
-            config = config.tls_config(crate::tls::config_for(&url.host_port(), settings, &self.certs_dirs)?);
+            config = config.tls_config(crate::tls::config_for(&url.host_port(), settings, self.certs_dirs())?);
         }
         let agent = config.build().new_agent();
         agents.insert(key, agent.clone());

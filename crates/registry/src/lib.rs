@@ -46,7 +46,7 @@ pub use blob::BlobReader;
 pub use client::{Client, ClientOptions};
 pub use error::{ConnectionFault, Error, RegistryCode};
 pub use event::{Event, EventSink};
-pub use hosts::{ConfigPaths, ConfigWarning, HostSettings, HostsConfig, Mirror, MirrorPull, Rule};
+pub use hosts::{ConfigPaths, ConfigSource, ConfigWarning, HostSettings, HostsConfig, Mirror, MirrorPull, Rule};
 pub use http::Timeouts;
 pub use keychain::{HUB_KEY, Keychain, StoredIn};
 pub use login::LoggedIn;

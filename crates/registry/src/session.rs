@@ -1,7 +1,8 @@
 //! Requests to one endpoint: scheme, authorisation, error mapping, retries.
 
 use std::collections::{HashMap, HashSet};
-use std::sync::{Arc, Mutex};
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, OnceLock};
 use std::time::{Duration, SystemTime};
 
 use kiln_oci::Reference;
@@ -13,7 +14,7 @@ use crate::auth::{Authenticator, Target, Wire};
 use crate::client::ClientOptions;
 use crate::error::{ConnectionFault, Error, RegistryCode, parse_codes};
 use crate::event::Event;
-use crate::hosts::{EndpointSpec, HostSettings};
+use crate::hosts::{EndpointSpec, HostSettings, HostsConfig};
 use crate::http::{Payload, Request, Response, Transport};
 use crate::retry::{Budget, RetryPolicy, parse_retry_after};
 use crate::url::Url;
@@ -23,6 +24,8 @@ pub(crate) struct Inner {
     pub options: ClientOptions,
     pub transport: Transport,
     pub auth: Authenticator,
+    /// The host table with what the configuration files say, or the file that can't be used.
+    hosts: OnceLock<Result<HostsConfig, (PathBuf, String)>>,
     /// Whether a host that may be either speaks TLS; the inner lock is held while it is found out.
     schemes: Mutex<HashMap<String, Arc<Mutex<Option<bool>>>>>,
     /// Mirrors that sent wrong content: not asked again.
@@ -63,15 +66,36 @@ const MAX_CHALLENGES: usize = 8;
 
 impl Inner {
     pub fn new(options: ClientOptions) -> Self {
-        let certs = options.hosts.certs_dirs.clone();
-        let transport = Transport::new(options.proxies.clone(), &options.user_agent, options.timeouts.clone(), certs);
+        let transport = Transport::new(options.proxies.clone(), &options.user_agent, options.timeouts.clone());
         let auth = Authenticator::new(options.keychain.clone(), options.events.clone());
-        Self { options, transport, auth, schemes: Mutex::default(), bad_mirrors: Mutex::default() }
+        let (hosts, schemes) = (OnceLock::new(), Mutex::default());
+        Self { options, transport, auth, hosts, schemes, bad_mirrors: Mutex::default() }
+    }
+
+    /// The host table. The first call reads the configuration files.
+    pub fn hosts(&self) -> Result<&HostsConfig, Error> {
+        let loaded = self.hosts.get_or_init(|| {
+            let options = &self.options;
+            let (config, warnings) = match options.config.load(&options.hosts) {
+                Ok(loaded) => loaded,
+                Err(Error::Config { path, reason }) => return Err((path, reason)),
+                Err(other) => return Err((PathBuf::from("configuration"), other.to_string())),
+            };
+            for warning in warnings {
+                options.events.send(Event::ConfigIgnored { path: warning.path, reason: warning.reason });
+            }
+            self.transport.set_certs_dirs(config.certs_dirs.clone());
+            Ok(config)
+        });
+        match loaded {
+            Ok(hosts) => Ok(hosts),
+            Err((path, reason)) => Err(Error::Config { path: path.clone(), reason: reason.clone() }),
+        }
     }
 
     /// Settings of a host that is not an endpoint: token servers, redirect targets, foreign layers.
     pub fn settings_of(&self, url: &Url) -> HostSettings {
-        self.options.hosts.host_endpoint(&url.host_port()).map(|spec| spec.settings).unwrap_or_default()
+        self.hosts().and_then(|h| h.host_endpoint(&url.host_port())).map(|spec| spec.settings).unwrap_or_default()
     }
 
     pub fn session(self: &Arc<Self>, spec: EndpointSpec) -> Result<Session, Error> {
@@ -83,7 +107,7 @@ impl Inner {
 
     /// The registry itself, for everything but pulls.
     pub fn origin(self: &Arc<Self>, image: &Reference) -> Result<Session, Error> {
-        self.session(self.options.hosts.origin_endpoint(image)?)
+        self.session(self.hosts()?.origin_endpoint(image)?)
     }
 
     /// Whether to connect with TLS. Asks the host if it is one that may be used either way.
@@ -103,7 +127,7 @@ impl Inner {
         let http = Url::new(false, &spec.host, "/v2/").ok_or_else(malformed)?;
         let https = Url { https: true, ..http.clone() };
         // a loopback registry rarely has TLS; asking with http first needs no CA certificates on this machine
-        let certs = crate::tls::has_host_files(&spec.host, &spec.settings, &self.transport.certs_dirs);
+        let certs = crate::tls::has_host_files(&spec.host, &spec.settings, self.transport.certs_dirs());
         let found = match http.is_loopback() && !certs {
             true => match self.probe(&http, spec) {
                 Ok(answer) => !answer,
@@ -135,7 +159,7 @@ impl Inner {
         mut f: impl FnMut(&Session) -> Result<T, Error>,
     ) -> Result<T, Error> {
         let mut last = None;
-        for spec in self.options.hosts.pull_endpoints(image)? {
+        for spec in self.hosts()?.pull_endpoints(image)? {
             if spec.mirror && self.is_bad(&spec.host) {
                 continue;
             }

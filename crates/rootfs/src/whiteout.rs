@@ -43,3 +43,9 @@ pub(crate) fn set_opaque(dir: impl AsFd, name: &OsStr) -> Result<()> {
 pub(crate) fn is_opaque(dir: impl AsFd, name: &OsStr) -> Result<bool> {
     Ok(xattr::get_at(dir, name, OsStr::new(opaque_attribute()))?.as_deref() == Some(b"y"))
 }
+
+/// Whether the root of a layer hides all that is below it. Overlayfs does not look at a root's mark: who mounts layers
+/// leaves those below out.
+pub fn is_opaque_root(layer: &crate::root::Root) -> crate::error::Result<bool> {
+    is_opaque(layer.as_fd(), OsStr::new("")).map_err(|e| crate::error::RootfsError::io("read attributes of", "/", e))
+}

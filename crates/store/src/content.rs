@@ -193,6 +193,11 @@ impl BlobWriter {
         &self.path
     }
 
+    /// A second handle, to read what was written so far.
+    pub fn reopen(&self) -> Result<File> {
+        File::open(&self.path).ctx("open", &self.path)
+    }
+
     /// Bytes so far.
     pub fn size(&self) -> u64 {
         self.size

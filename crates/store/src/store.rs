@@ -157,6 +157,11 @@ impl Store {
         lock::lock_while(self.lock_path(name), keep_waiting)
     }
 
+    /// Bytes that the store's file system has left for us.
+    pub fn free_space(&self) -> Result<u64> {
+        crate::usage::free_space(self)
+    }
+
     /// Takes the lock `name` if it is free.
     pub fn try_lock(&self, name: &str) -> Result<Option<LockGuard>> {
         lock::try_lock(self.lock_path(name))

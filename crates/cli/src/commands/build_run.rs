@@ -36,6 +36,7 @@ pub fn build(
     let cancel = cancel_on_signal();
     let mode = if args.quiet { Mode::Quiet } else { args.progress };
     let display = Display::start(mode, args.explain_cache);
+    environment.notices().attach(Arc::clone(&display) as Arc<dyn EventSink>);
     for note in notes {
         display.event(Event::Warning(note));
     }

@@ -15,8 +15,14 @@ mod image;
 mod image_prune;
 mod images;
 mod inspect;
+mod login;
+mod logout;
 mod logs;
+mod manifest;
 mod parse;
+mod pull;
+mod push;
+mod referrers;
 mod rmi;
 mod run;
 mod ssh_keys;
@@ -48,6 +54,8 @@ enum Command {
     #[command(visible_alias = "b")]
     Build(Box<build::BuildArgs>),
     Run(Box<run::RunArgs>),
+    Pull(pull::PullArgs),
+    Push(push::PushArgs),
     Base(Box<base::BaseArgs>),
     Images(images::ImagesArgs),
     History(history::HistoryArgs),
@@ -55,6 +63,10 @@ enum Command {
     Tag(tag::TagArgs),
     Rmi(rmi::RmiArgs),
     Image(image::ImageArgs),
+    Login(login::LoginArgs),
+    Logout(logout::LogoutArgs),
+    Manifest(manifest::ManifestArgs),
+    Referrers(referrers::ReferrersArgs),
     Logs(logs::LogsArgs),
     Completions(completions::CompletionsArgs),
 }
@@ -65,6 +77,8 @@ pub fn run(cli: Cli) -> Result<ExitCode, CliError> {
     match cli.command {
         Command::Build(args) => build_run::run(&args, &environment),
         Command::Run(args) => run::run(&args, &environment),
+        Command::Pull(args) => pull::run(&args, &environment),
+        Command::Push(args) => push::run(&args, &environment),
         Command::Base(args) => base::run(&args, &environment),
         Command::Images(args) => images::run(&args, &environment),
         Command::History(args) => history::run(&args, &environment),
@@ -72,6 +86,10 @@ pub fn run(cli: Cli) -> Result<ExitCode, CliError> {
         Command::Tag(args) => tag::run(&args, &environment),
         Command::Rmi(args) => rmi::run(&args, &environment),
         Command::Image(args) => image::run(&args, &environment),
+        Command::Login(args) => login::run(&args, &environment),
+        Command::Logout(args) => logout::run(&args, &environment),
+        Command::Manifest(args) => manifest::run(&args, &environment),
+        Command::Referrers(args) => referrers::run(&args, &environment),
         Command::Logs(args) => logs::run(&args, &environment),
         Command::Completions(args) => completions::run(&args),
     }

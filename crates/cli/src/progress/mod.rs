@@ -6,6 +6,7 @@
 mod format;
 mod plain;
 mod rawjson;
+mod transfer;
 mod tty;
 
 use std::io::IsTerminal;
@@ -17,6 +18,7 @@ use std::time::Duration;
 use kiln_engine::events::{Event, EventSink};
 
 pub use format::human_size;
+pub use transfer::Direction;
 
 /// What to show; the values of `--progress`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
@@ -70,6 +72,19 @@ impl Display {
             Mode::Auto if terminal => Box::new(tty::Tty::new(explain)),
             Mode::Auto | Mode::Plain => Box::new(plain::Plain::new(explain, terminal)),
         };
+        Self::showing(renderer)
+    }
+
+    /// Shows layers that are transferred, on standard error; of a quiet one warnings only.
+    pub fn transfer(direction: Direction, quiet: bool) -> Arc<Self> {
+        let terminal = std::io::stderr().is_terminal();
+        match quiet {
+            true => Self::showing(Box::new(Quiet)),
+            false => Self::showing(Box::new(transfer::Transfer::new(direction, terminal))),
+        }
+    }
+
+    fn showing(renderer: Box<dyn Renderer>) -> Arc<Self> {
         let (sender, receiver) = channel();
         let thread = std::thread::Builder::new().name("display".into()).spawn(move || show(renderer, &receiver)).ok();
         Arc::new(Self { events: Mutex::new(Some(sender)), thread: Mutex::new(thread) })

@@ -176,7 +176,8 @@ fn size() -> (usize, usize) {
     }
 }
 
-fn width() -> usize {
+/// Columns of the terminal.
+pub(super) fn width() -> usize {
     size().0
 }
 

@@ -41,6 +41,8 @@ pub fn build(
     sink: Arc<dyn EventSink>,
     cancel: &CancelToken,
 ) -> Result<BuildResult> {
+    let registry = engine.registry.canceller();
+    let _cancelled = cancel.on_cancel(move || registry.cancel());
     let log = Arc::new(log::BuildLogSink::create(engine, &request, sink)?);
     let steps = Steps::new(Arc::clone(&log) as Arc<dyn EventSink>);
     let outcome = run(engine, request, steps, cancel);
@@ -93,6 +95,7 @@ fn prepare(
     let secrets = Arc::clone(loaded.git.secrets());
     let known = known_secrets(&request, &secrets)?;
     let steps = steps.masking(Redactor::new(&known));
+    engine.unpacker.show(steps.clone());
     let contexts = Arc::new(loaded.contexts);
     let options = ResolveOptions {
         contexts: Arc::clone(&contexts),

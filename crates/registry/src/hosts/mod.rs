@@ -15,6 +15,7 @@ mod kiln;
 
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use kiln_oci::Reference;
 
@@ -49,6 +50,34 @@ impl ConfigPaths {
         let mut daemon_json: Vec<_> = user.iter().map(|u| u.join("docker/daemon.json")).collect();
         daemon_json.push(etc.join("docker/daemon.json"));
         Self { kiln: kiln_dir.map(|d| d.join("kiln.toml")), registries_conf, daemon_json, certs_dirs }
+    }
+}
+
+/// Says where the configuration files are, when it is asked; by default there are none.
+#[derive(Clone, Default)]
+pub struct ConfigSource(Option<Arc<dyn Fn() -> ConfigPaths + Send + Sync>>);
+
+impl ConfigSource {
+    /// Asks `paths` at most once for each client.
+    pub fn new(paths: impl Fn() -> ConfigPaths + Send + Sync + 'static) -> Self {
+        Self(Some(Arc::new(paths)))
+    }
+
+    /// What the files say, after the rules that are `given`.
+    pub(crate) fn load(&self, given: &HostsConfig) -> Result<(HostsConfig, Vec<ConfigWarning>), Error> {
+        let mut config = given.clone();
+        let Some(paths) = &self.0 else { return Ok((config, Vec::new())) };
+        let (loaded, warnings) = HostsConfig::load(&paths())?;
+        config.sources.extend(loaded.sources);
+        config.insecure_networks.extend(loaded.insecure_networks);
+        config.certs_dirs.extend(loaded.certs_dirs);
+        Ok((config, warnings))
+    }
+}
+
+impl std::fmt::Debug for ConfigSource {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(if self.0.is_some() { "ConfigSource(..)" } else { "ConfigSource(none)" })
     }
 }
 
