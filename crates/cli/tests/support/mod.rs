@@ -269,3 +269,23 @@ fn can_run_containers() -> bool {
         run.code == 0
     })
 }
+
+/// Files below a directory that hold these bytes, in their content or name.
+pub fn files_with(dir: &Path, bytes: &[u8]) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    let mut pending = vec![dir.to_owned()];
+    while let Some(dir) = pending.pop() {
+        for entry in std::fs::read_dir(&dir).into_iter().flatten().flatten() {
+            let kind = entry.file_type().expect("a type");
+            if kind.is_dir() {
+                pending.push(entry.path());
+            }
+            let has = |text: &[u8]| text.windows(bytes.len()).any(|w| w == bytes);
+            let content = if kind.is_file() { std::fs::read(entry.path()).unwrap_or_default() } else { Vec::new() };
+            if has(&content) || has(entry.file_name().as_encoded_bytes()) {
+                found.push(entry.path());
+            }
+        }
+    }
+    found
+}

@@ -1,0 +1,149 @@
+//! ssh in builds, with a real sshd: `git clone` in RUN, the context and ADD from git; with key files and with an agent.
+#![allow(clippy::unwrap_used)]
+
+#[path = "support/sshd.rs"]
+mod sshd;
+mod support;
+
+use std::path::PathBuf;
+
+use sshd::{RealAgent, Sshd, copy_tools, keygen};
+use support::*;
+
+/// A sandbox, an sshd and a key that it lets in.
+fn set_up(kind: &[&str]) -> Option<(Sandbox, Sshd, PathBuf)> {
+    let s = Sandbox::new("")?;
+    if !has_tool("ssh-keygen") {
+        return None;
+    }
+    let key = s.path("key");
+    keygen(&key, kind);
+    let sshd = Sshd::start(&s, &[&key])?;
+    Some((s, sshd, key))
+}
+
+/// A stage with git and ssh that clones, and a result with one file of what it cloned.
+fn cloning(s: &Sandbox, sshd: &Sshd, before: &str) {
+    copy_tools(s);
+    s.file("known_hosts", &sshd.known_hosts);
+    s.file("passwd", "root:x:0:0::/root:/bin/sh\n");
+    let url = sshd.url();
+    s.file(
+        "Dockerfile",
+        format!(
+            "{BASE}COPY tools/ /\nCOPY passwd /etc/passwd\nCOPY known_hosts /root/.ssh/known_hosts\n\
+             RUN --mount=type=ssh {before}git clone -q {url} /src\nFROM scratch\nCOPY --from=base /src/file /file\n"
+        ),
+    );
+}
+
+#[test]
+fn git_clone_in_run_with_key_files() {
+    for kind in [&["-t", "ed25519"][..], &["-t", "ecdsa", "-b", "521"], &["-t", "rsa", "-b", "2048"]] {
+        let Some((s, sshd, key)) = set_up(kind) else { return };
+        cloning(&s, &sshd, "");
+        let other = s.path("other");
+        keygen(&other, &["-t", "ed25519"]);
+        let both = format!("default={},{}", other.display(), key.display());
+        let run = s.build(&["--ssh", &both, "-o", "out"]);
+        let private = text(&key);
+        run.ok().hides(private.lines().nth(2).unwrap());
+        assert_eq!(text(s.path("out/file")), "from git\n", "{kind:?}");
+        // Nothing of the key is left in the store.
+        let middle = private.lines().nth(3).unwrap();
+        assert_eq!(files_with(&s.path("store"), middle.as_bytes()), Vec::<PathBuf>::new());
+        s.build(&["--no-cache", "--ssh", &format!("default={}", other.display())])
+            .fails(1)
+            .says(&["Permission denied"]);
+    }
+}
+
+#[test]
+fn git_clone_in_run_with_the_users_agent_which_a_step_cannot_change() {
+    let Some((s, sshd, key)) = set_up(&["-t", "ed25519"]) else { return };
+    let agent = RealAgent::start(&s, &key);
+    cloning(&s, &sshd, "");
+    let socket = format!("default={}", agent.socket.display());
+    s.build(&["--ssh", &socket, "-o", "out"]).ok();
+    assert_eq!(text(s.path("out/file")), "from git\n");
+    // A step that asks the agent to forget all keys (message 19) is refused (answer 5).
+    let dockerfile = text(s.path("ctx/Dockerfile"));
+    let evil = "printf '\\000\\000\\000\\001\\023' | nc local:$SSH_AUTH_SOCK > /answer; ";
+    s.file("Dockerfile", dockerfile.replace("git clone", &format!("{evil}git clone")));
+    s.build(&["--ssh", &socket, "-o", "out"]).ok();
+    assert!(agent.keys().contains("ED25519"), "the key is still in the agent");
+}
+
+#[test]
+fn contexts_and_add_from_git_over_ssh() {
+    let Some((mut s, sshd, key)) = set_up(&["-t", "ed25519"]) else { return };
+    let ssh = format!("default={}", key.display());
+    let url = sshd.url();
+    let build = |s: &Sandbox, context: &str, args: &[&str]| {
+        let all: Vec<&str> = [&["build", "--progress=plain", "-o", "out"], args, &[context]].concat();
+        s.kiln(&all)
+    };
+    // The server is not known: it is refused, whatever the key.
+    build(&s, &url, &["--ssh", &ssh]).fails(1).says(&["Host key verification failed", "known_hosts"]);
+    std::fs::create_dir(s.path("home/.ssh")).unwrap();
+    std::fs::write(s.path("home/.ssh/known_hosts"), &sshd.known_hosts).unwrap();
+    build(&s, &url, &["--ssh", &ssh]).ok();
+    assert_eq!(text(s.path("out/file")), "from git\n");
+    build(&s, &format!("{url}#main:sub"), &["--ssh", &ssh]).ok();
+    assert!(s.path("out/d").exists());
+    build(&s, &url, &[]).fails(1).says(&["Permission denied"]);
+    s.file("Dockerfile", format!("FROM scratch\nADD {url}#main:sub /added/\nCOPY --from=named file /named\n"));
+    build(&s, "ctx", &["--ssh", &ssh, "--build-context", &format!("named={url}")]).ok();
+    assert!(s.path("out/added/Dockerfile").exists() && s.path("out/named").exists());
+    // And with an agent that the environment names.
+    let agent = RealAgent::start(&s, &key);
+    s.env("SSH_AUTH_SOCK", agent.socket.to_str().unwrap());
+    s.env("KILN_ROOT", s.path("store2").to_str().unwrap());
+    build(&s, &url, &["--ssh", "default"]).ok();
+}
+
+#[test]
+fn an_encrypted_key_without_a_terminal_says_what_to_do() {
+    let Some(s) = Sandbox::new(&format!("{BASE}RUN --mount=type=ssh true\n")) else { return };
+    if !has_tool("ssh-keygen") || !has_tool("setsid") {
+        return;
+    }
+    keygen(&s.path("key"), &["-t", "ed25519", "-N", "open sesame"]);
+    let kiln = s.command(["build", "--ssh", "default=key", "ctx"]);
+    // Without a controlling terminal, which the developer's shell has.
+    let mut command = std::process::Command::new("setsid");
+    command.arg("-w").arg(kiln.get_program()).args(kiln.get_args()).current_dir(s.path(""));
+    command.env_clear().envs(kiln.get_envs().filter_map(|(k, v)| Some((k, v?))));
+    let run: Run = command.stdin(std::process::Stdio::null()).output().unwrap().into();
+    run.fails(1).says(&["the ssh key key is encrypted", "ssh-add key", "--ssh default"]);
+    s.build(&["--ssh", "default=key.pub"]).fails(1).says(&["it is the public key"]);
+    s.build(&["--ssh", "default=nowhere"]).fails(1).says(&["can't read the ssh key nowhere"]);
+}
+
+#[test]
+fn a_private_key_of_ssh_in_the_result_fails_the_build() {
+    let Some(s) = Sandbox::new("FROM scratch\nCOPY key /home/u/.ssh/id\n") else { return };
+    if !has_tool("ssh-keygen") {
+        return;
+    }
+    for kind in ["ed25519", "ecdsa"] {
+        let key = s.path("ctx/key");
+        let _ = std::fs::remove_file(&key);
+        let _ = std::fs::remove_file(key.with_extension("pub"));
+        keygen(&key, &["-t", kind]);
+        let ssh = "default=ctx/key";
+        s.build(&["--ssh", ssh]).fails(4).says(&["/home/u/.ssh/id", "Dockerfile:2", "--mount=type=ssh"]);
+        // The same key in another format is the same key.
+        let convert = ["-q", "-p", "-N", "", "-m", "PEM", "-f"];
+        let other = s.path("ctx/other");
+        std::fs::copy(&key, &other).unwrap();
+        assert!(std::process::Command::new("ssh-keygen").args(convert).arg(&other).output().unwrap().status.success());
+        if kind == "ecdsa" {
+            s.file("Dockerfile", "FROM scratch\nCOPY other /other\n");
+            s.build(&["--ssh", ssh]).fails(4).says(&["/other"]);
+            s.file("Dockerfile", "FROM scratch\nCOPY key.pub /public\n");
+            s.build(&["--ssh", ssh]).ok();
+            s.file("Dockerfile", "FROM scratch\nCOPY key /home/u/.ssh/id\n");
+        }
+    }
+}
