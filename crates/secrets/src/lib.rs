@@ -1,7 +1,8 @@
 //! Searches for secrets in the bytes that reach an image, and hides them in logs.
 //!
 //! - [`Searcher`] knows a build's secrets in every encoding in which a build would write them by mistake: plain, base64
-//!   (both alphabets, any alignment, wrapped lines), hex, percent-encoded and JSON-escaped; and the shapes of well-known credentials.
+//!   (both alphabets, any alignment), hex (both wrapped in lines, too), percent-encoded and JSON-escaped; tokens within a
+//!   secret; and the shapes of well-known credentials. What is compressed or encrypted inside a file is not looked into.
 //! - [`Scan`] is one pass over a stream; a hit is found wherever the stream is cut into chunks.
 //! - [`Redactor`] replaces secrets in a process's output.
 //!
@@ -43,6 +44,7 @@ pub struct Secret {
     /// Where it came from.
     pub origin: Origin,
     value: Vec<u8>,
+    public: Vec<u8>,
 }
 
 impl Secret {
@@ -52,7 +54,13 @@ impl Secret {
         while value.last().is_some_and(u8::is_ascii_whitespace) {
             value.pop();
         }
-        Self { name: name.into(), origin, value }
+        Self { name: name.into(), origin, value, public: Vec::new() }
+    }
+
+    /// Says what of it everybody may see: the public key that is in the file of a private one.
+    pub fn with_public_part(mut self, public: impl Into<Vec<u8>>) -> Self {
+        self.public = public.into();
+        self
     }
 
     /// Whether it is long enough to be searched for.
@@ -68,6 +76,10 @@ impl Secret {
 
     pub(crate) fn value(&self) -> &[u8] {
         &self.value
+    }
+
+    pub(crate) fn public(&self) -> &[u8] {
+        &self.public
     }
 }
 

@@ -1,36 +1,55 @@
 //! Hides secrets in a process's output.
 
-use crate::{Searcher, Secret};
+use std::sync::Arc;
+
+use aho_corasick::{AhoCorasick, MatchKind};
+
+use crate::Secret;
+use crate::encode::hidden;
 
 /// What stands in the log instead of a secret.
 const MASK: &[u8] = b"***";
 
 /// Replaces secrets in one stream of output. What could be the beginning of a secret is held back until it is known.
 pub struct Redactor {
-    searcher: Searcher,
+    hidden: Arc<Hidden>,
     held: Vec<u8>,
+}
+
+/// What is replaced.
+struct Hidden {
+    texts: Vec<Vec<u8>>,
+    longest: usize,
+    /// Only an absurd number of secrets can fail to compile; then nothing is shown at all.
+    automaton: Option<AhoCorasick>,
 }
 
 impl Redactor {
     /// For a build's secrets. With none, output passes unchanged.
     pub fn new(secrets: &[Secret]) -> Self {
-        Self { searcher: Searcher::new(secrets, false), held: Vec::new() }
+        let mut texts: Vec<Vec<u8>> =
+            secrets.iter().filter(|s| s.is_searchable()).flat_map(|s| hidden(s.value())).collect();
+        texts.sort_unstable();
+        texts.dedup();
+        let longest = texts.iter().map(Vec::len).max().unwrap_or(0);
+        let automaton = AhoCorasick::builder().match_kind(MatchKind::Standard).build(&texts).ok();
+        Self { hidden: Arc::new(Hidden { texts, longest, automaton }), held: Vec::new() }
     }
 
     /// A second stream with the same secrets.
     pub fn another(&self) -> Self {
-        Self { searcher: self.searcher.clone(), held: Vec::new() }
+        Self { hidden: Arc::clone(&self.hidden), held: Vec::new() }
     }
 
     /// A whole text with its secrets hidden.
     pub fn text(&self, text: &str) -> String {
-        let mut one = Self { searcher: self.searcher.clone(), held: text.as_bytes().to_vec() };
+        let mut one = Self { hidden: Arc::clone(&self.hidden), held: text.as_bytes().to_vec() };
         String::from_utf8_lossy(&one.finish()).into_owned()
     }
 
     /// Takes output and returns what may be shown by now.
     pub fn push(&mut self, bytes: &[u8]) -> Vec<u8> {
-        if self.searcher.is_empty() {
+        if self.hidden.texts.is_empty() {
             return bytes.to_vec();
         }
         self.held.extend_from_slice(bytes);
@@ -52,7 +71,7 @@ impl Redactor {
 
     /// `held` with every whole secret replaced. Overlapping finds are masked as one stretch.
     fn mask(&self) -> Vec<u8> {
-        let Some(automaton) = self.searcher.automaton() else { return self.held.clone() };
+        let Some(automaton) = &self.hidden.automaton else { return MASK.to_vec() };
         let mut stretches: Vec<(usize, usize)> =
             automaton.find_overlapping_iter(&self.held).map(|m| (m.start(), m.end())).collect();
         stretches.sort_unstable();
@@ -71,8 +90,14 @@ impl Redactor {
 
     /// How many bytes at the end of `text` may be the beginning of a secret.
     fn possible_beginning(&self, text: &[u8]) -> usize {
-        let longest = self.searcher.window().min(text.len());
-        (1..=longest).rev().find(|n| self.searcher.begins_with(&text[text.len() - n..])).unwrap_or(0)
+        let longest = self.hidden.longest.min(text.len());
+        let begins = |n: &usize| {
+            let end = &text[text.len() - n..];
+            // The texts are sorted: what begins with `end` stands right behind it.
+            let at = self.hidden.texts.partition_point(|t| t.as_slice() <= end);
+            self.hidden.texts.get(at).is_some_and(|t| t.starts_with(end))
+        };
+        (1..=longest).rev().find(begins).unwrap_or(0)
     }
 }
 

@@ -1,13 +1,18 @@
-//! The search itself: one automaton for all forms of all secrets and all shapes.
+//! The search itself: one pass for all forms of all secrets and all shapes.
+//!
+//! Of each form one or two anchors of four bytes that are rare in other files are looked for, with vector instructions where
+//! they are few enough; only around an anchor that is found anything is compared. So the cost hardly depends on what is
+//! looked for.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use aho_corasick::packed;
 use aho_corasick::{AhoCorasick, MatchKind};
 
-use crate::encode::{Encoding, forms};
+use crate::encode::{Encoding, Form, LONGEST_WRAPPED, forms};
 use crate::shapes::{LOOKAHEAD, PREFIXES, Shape, confirms};
-use crate::{Origin, Secret};
+use crate::{Origin, SHORTEST, Secret};
 
 /// What was found.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -39,152 +44,268 @@ pub struct Hit {
 pub struct Searcher(Arc<Inner>);
 
 struct Inner {
-    automaton: Option<AhoCorasick>,
-    /// In the order of the automaton's patterns.
-    texts: Vec<Vec<u8>>,
+    finder: Option<Finder>,
+    /// In the order of the finder's patterns.
+    anchors: Vec<Vec<Anchor>>,
     patterns: Vec<Pattern>,
-    /// Bytes that must be seen together around a match.
+    /// Bytes that must be seen on both sides of an anchor.
     window: usize,
 }
 
 struct Pattern {
     kind: HitKind,
+    text: Vec<u8>,
+    wraps: bool,
     /// For shapes: how many characters must follow.
     follow: usize,
 }
 
+/// Where in which pattern an anchor is.
+#[derive(Clone, Copy)]
+struct Anchor {
+    pattern: usize,
+    offset: usize,
+}
+
+/// Length of anchors. All have the same, so at one place there is one at most.
+const ANCHOR: usize = SHORTEST;
+/// Anchors that the vector search takes.
+const MOST_PACKED: usize = 128;
 /// Hits of one stream that are kept; a file full of keys needs no million hits.
 const MOST_HITS: usize = 64;
+/// Line breaks in wrapped text, which may be indented or escaped: at most this many bytes each.
+const MOST_GAP: usize = 24;
+
+enum Finder {
+    Packed(packed::Searcher),
+    Automaton(AhoCorasick),
+}
+
+impl Finder {
+    fn new(texts: &[Vec<u8>]) -> Option<Self> {
+        if texts.len() <= MOST_PACKED {
+            let mut config = packed::Config::new();
+            let builder = config.match_kind(packed::MatchKind::LeftmostFirst).heuristic_pattern_limits(false);
+            if let Some(packed) = builder.builder().extend(texts).build() {
+                return Some(Self::Packed(packed));
+            }
+        }
+        // Only an absurd number of patterns can fail to compile.
+        AhoCorasick::builder().match_kind(MatchKind::LeftmostFirst).build(texts).ok().map(Self::Automaton)
+    }
+
+    /// The next anchor at `from` or behind it.
+    fn next(&self, haystack: &[u8], from: usize) -> Option<(usize, usize)> {
+        let found = match self {
+            Self::Packed(packed) => packed.find_in(haystack, aho_corasick::Span { start: from, end: haystack.len() }),
+            Self::Automaton(automaton) => automaton.find(aho_corasick::Input::new(haystack).range(from..)),
+        };
+        found.map(|m| (m.start(), m.pattern().as_usize()))
+    }
+}
+
+/// How common a byte is in programs and texts, roughly: the higher, the worse as part of an anchor.
+fn commonness(byte: u8) -> u32 {
+    match byte {
+        0 => 40,
+        b' ' | b'-' | b'=' | b'_' | 0xff => 20,
+        b'e' | b't' | b'a' | b'o' | b'i' | b'n' | b's' | b'r' | b'0' => 14,
+        b'a'..=b'z' => 8,
+        b'1'..=b'9' | b'A'..=b'F' | b'\n' | b'/' | b'.' => 5,
+        b'A'..=b'Z' => 4,
+        1..=31 => 4,
+        _ => 2,
+    }
+}
+
+/// Where in `text` its rarest four bytes are.
+fn rarest(text: &[u8]) -> usize {
+    let cost = |i: &usize| text[*i..i + ANCHOR].iter().map(|b| commonness(*b)).sum::<u32>();
+    (0..=text.len() - ANCHOR).min_by_key(cost).unwrap_or(0)
+}
+
+impl Pattern {
+    /// One anchor, or two of which a line break leaves one whole.
+    fn anchors(&self) -> Vec<usize> {
+        if !self.wraps || self.text.len() < 2 * ANCHOR {
+            return vec![rarest(&self.text)];
+        }
+        let (first, second) = self.text.split_at(self.text.len() / 2);
+        vec![rarest(first), first.len() + rarest(second)]
+    }
+
+    /// Where the pattern begins if the anchor at `offset` of it is at `at`.
+    fn confirm(&self, haystack: &[u8], at: usize, offset: usize) -> Option<usize> {
+        let (before, rest) = self.text.split_at(offset);
+        let (start, end) = match self.wraps {
+            false => {
+                let start = at.checked_sub(offset)?;
+                let found = haystack.get(start..)?.starts_with(&self.text);
+                found.then_some((start, start + self.text.len()))?
+            }
+            true => (backwards(haystack, at, before)?, forwards(haystack, at, rest)?),
+        };
+        let HitKind::Shape(shape) = self.kind else { return Some(start) };
+        let previous = start.checked_sub(1).map(|i| haystack[i]);
+        confirms(shape, self.follow, previous, &haystack[end..]).then_some(start)
+    }
+}
+
+/// What may stand where a line is broken: the break itself, escaped or not, quotes and indentation.
+fn is_gap(byte: u8) -> bool {
+    matches!(byte, b'\n' | b'\r' | b' ' | b'\t' | b'\\' | b'n' | b'"' | b'+' | b',')
+}
+
+/// Follows `text` from `at`, over line breaks.
+fn forwards(haystack: &[u8], mut at: usize, text: &[u8]) -> Option<usize> {
+    for wanted in text {
+        let mut skipped = 0;
+        while haystack.get(at)? != wanted {
+            (skipped < MOST_GAP && is_gap(haystack[at])).then_some(())?;
+            skipped += 1;
+            at += 1;
+        }
+        at += 1;
+    }
+    Some(at)
+}
+
+/// Follows `text` from its end to its beginning, which is returned, over line breaks.
+fn backwards(haystack: &[u8], mut at: usize, text: &[u8]) -> Option<usize> {
+    for wanted in text.iter().rev() {
+        let mut skipped = 0;
+        while *haystack.get(at.checked_sub(1)?)? != *wanted {
+            (skipped < MOST_GAP && is_gap(haystack[at - 1])).then_some(())?;
+            skipped += 1;
+            at -= 1;
+        }
+        at -= 1;
+    }
+    Some(at)
+}
 
 impl Searcher {
     /// Compiles the search for `secrets`, and for the well-known shapes if asked.
     pub fn new(secrets: &[Secret], with_shapes: bool) -> Self {
-        let mut texts: Vec<Vec<u8>> = Vec::new();
         let mut patterns = Vec::new();
         for secret in secrets.iter().filter(|s| s.is_searchable()) {
-            for (encoding, bytes) in forms(secret.value()) {
+            for Form { encoding, text, wraps } in forms(secret.value(), secret.public()) {
                 let kind = HitKind::Secret { name: secret.name.clone(), origin: secret.origin, encoding };
-                patterns.push(Pattern { kind, follow: 0 });
-                texts.push(bytes);
+                patterns.push(Pattern { kind, text, wraps, follow: 0 });
             }
         }
         if with_shapes {
-            for (prefix, shape, follow) in PREFIXES {
-                patterns.push(Pattern { kind: HitKind::Shape(shape), follow });
-                texts.push(prefix.as_bytes().to_vec());
+            patterns.extend(PREFIXES.iter().map(|(prefix, shape, follow)| Pattern {
+                kind: HitKind::Shape(*shape),
+                text: prefix.as_bytes().to_vec(),
+                wraps: false,
+                follow: *follow,
+            }));
+        }
+        let mut by_text: BTreeMap<Vec<u8>, Vec<Anchor>> = BTreeMap::new();
+        for (index, pattern) in patterns.iter().enumerate() {
+            for offset in pattern.anchors() {
+                let text = pattern.text[offset..offset + ANCHOR].to_vec();
+                by_text.entry(text).or_default().push(Anchor { pattern: index, offset });
             }
         }
-        let longest = texts.iter().map(Vec::len).max().unwrap_or(0);
-        let window = longest + if with_shapes { LOOKAHEAD } else { 0 };
-        // Only an absurd number of patterns can fail to compile; then nothing can be proven and the caller is told.
-        let automaton = match texts.is_empty() {
-            true => None,
-            false => AhoCorasick::builder().match_kind(MatchKind::Standard).build(&texts).ok(),
-        };
-        Self(Arc::new(Inner { automaton, texts, patterns, window }))
+        let (texts, anchors): (Vec<_>, Vec<_>) = by_text.into_iter().unzip();
+        let plain = patterns.iter().filter(|p| !p.wraps).map(|p| p.text.len()).max().unwrap_or(0);
+        let wrapped = if patterns.iter().any(|p| p.wraps) { LONGEST_WRAPPED + 3 * MOST_GAP } else { 0 };
+        let window = plain.max(wrapped) + LOOKAHEAD;
+        let finder = if texts.is_empty() { None } else { Finder::new(&texts) };
+        Self(Arc::new(Inner { finder, anchors, patterns, window }))
     }
 
     /// Whether there is nothing to search for.
     pub fn is_empty(&self) -> bool {
-        self.0.automaton.is_none()
+        self.0.finder.is_none()
     }
 
     /// Starts a pass over one stream.
     pub fn scan(&self) -> Scan {
-        Scan { searcher: self.clone(), carry: Vec::new(), position: 0, hits: BTreeSet::new() }
+        Scan { searcher: self.clone(), carry: Vec::new(), position: 0, searched: 0, hits: BTreeSet::new() }
     }
 
     /// Searches a whole value at once.
     pub fn search(&self, bytes: &[u8]) -> Vec<Hit> {
         let mut scan = self.scan();
-        scan.feed(bytes);
-        scan.finish()
-    }
-
-    pub(crate) fn automaton(&self) -> Option<&AhoCorasick> {
-        self.0.automaton.as_ref()
-    }
-
-    /// Whether a secret in some form begins with `bytes`.
-    pub(crate) fn begins_with(&self, bytes: &[u8]) -> bool {
-        self.0.texts.iter().any(|t| t.len() > bytes.len() && t.starts_with(bytes))
-    }
-
-    pub(crate) fn window(&self) -> usize {
-        self.0.window
+        scan.search_in(bytes, 0, (0, bytes.len()));
+        scan.hits.into_iter().collect()
     }
 }
 
 /// A pass over one stream.
 pub struct Scan {
     searcher: Searcher,
-    /// The end of what was fed, in which a match may begin that is not complete yet.
+    /// The end of what was fed.
     carry: Vec<u8>,
     /// Where in the stream `carry` begins.
     position: u64,
+    /// Anchors that begin in so many bytes of `carry` were looked at.
+    searched: usize,
     hits: BTreeSet<Hit>,
 }
 
 impl Scan {
     /// Searches the next bytes.
     pub fn feed(&mut self, bytes: &[u8]) {
-        let inner = Arc::clone(&self.searcher.0);
-        if inner.automaton.is_none() || bytes.is_empty() {
+        if self.searcher.is_empty() || bytes.is_empty() {
             return;
         }
-        let window = inner.window;
-        if bytes.len() < window * 2 {
-            // Small pieces are gathered: searching them one by one would search the carry again and again.
+        let window = self.searcher.0.window;
+        if bytes.len() < window * 4 {
+            // Small pieces are gathered: what is at both sides of an anchor must be in one piece.
             self.carry.extend_from_slice(bytes);
-            if self.carry.len() >= window * 4 {
+            if self.carry.len() >= window * 8 {
                 let whole = std::mem::take(&mut self.carry);
-                self.search_in(&inner, &whole, self.position, whole.len() - window);
-                self.keep(&whole, window);
+                self.search_in(&whole, self.position, (self.searched, whole.len() - window));
+                self.keep(&whole, self.position, window);
             }
             return;
         }
         // The seam between the carry and the new bytes, then the new bytes in place.
         let mut seam = std::mem::take(&mut self.carry);
-        let seam_start = self.position;
         let carried = seam.len();
-        seam.extend_from_slice(&bytes[..window]);
-        self.search_in(&inner, &seam, seam_start, carried);
-        let start = seam_start + carried as u64;
-        self.search_in(&inner, bytes, start, bytes.len() - window);
-        self.position = start;
-        self.keep(bytes, window);
+        seam.extend_from_slice(&bytes[..window * 2]);
+        self.search_in(&seam, self.position, (self.searched, carried + window));
+        let start = self.position + carried as u64;
+        self.search_in(bytes, start, (window, bytes.len() - window));
+        seam.clear();
+        self.carry = seam;
+        self.keep(bytes, start, window);
     }
 
     /// Ends the stream; hits are in order of kind, then place.
     pub fn finish(mut self) -> Vec<Hit> {
         let rest = std::mem::take(&mut self.carry);
-        let inner = Arc::clone(&self.searcher.0);
-        self.search_in(&inner, &rest, self.position, rest.len());
+        self.search_in(&rest, self.position, (self.searched, rest.len()));
         self.hits.into_iter().collect()
     }
 
-    /// Keeps the last `window` bytes (and one before, for word boundaries) of `bytes` that began at `position`.
-    fn keep(&mut self, bytes: &[u8], window: usize) {
-        let from = bytes.len().saturating_sub(window);
-        self.position += from as u64;
-        self.carry = bytes[from..].to_vec();
+    /// Keeps the end of `bytes`, which began at `start`; anchors up to `window` before its end were looked at.
+    fn keep(&mut self, bytes: &[u8], start: u64, window: usize) {
+        let from = bytes.len() - window * 2;
+        self.position = start + from as u64;
+        self.carry.extend_from_slice(&bytes[from..]);
+        self.searched = window;
     }
 
-    /// Records matches that begin before `limit` in `haystack`, which begins at `start` in the stream.
-    fn search_in(&mut self, inner: &Inner, haystack: &[u8], start: u64, limit: usize) {
-        let Some(automaton) = &inner.automaton else { return };
-        for found in automaton.find_overlapping_iter(haystack) {
-            if found.start() >= limit || self.hits.len() >= MOST_HITS {
-                continue;
-            }
-            let pattern = &inner.patterns[found.pattern().as_usize()];
-            if let HitKind::Shape(shape) = pattern.kind {
-                let before = found.start().checked_sub(1).map(|i| haystack[i]);
-                if !confirms(shape, pattern.follow, before, &haystack[found.end()..]) {
-                    continue;
+    /// Records what is found around anchors that begin in a part of `haystack`, which begins at `start` in the stream.
+    fn search_in(&mut self, haystack: &[u8], start: u64, (mut from, to): (usize, usize)) {
+        let inner = Arc::clone(&self.searcher.0);
+        let Some(finder) = &inner.finder else { return };
+        let end = haystack.len().min(to + ANCHOR - 1);
+        while let Some((at, id)) = finder.next(&haystack[..end], from).filter(|(at, _)| *at < to) {
+            from = at + 1;
+            for anchor in &inner.anchors[id] {
+                let pattern = &inner.patterns[anchor.pattern];
+                if let Some(begin) = pattern.confirm(haystack, at, anchor.offset)
+                    && self.hits.len() < MOST_HITS
+                {
+                    self.hits.insert(Hit { kind: pattern.kind.clone(), offset: start + begin as u64 });
                 }
             }
-            self.hits.insert(Hit { kind: pattern.kind.clone(), offset: start + found.start() as u64 });
         }
     }
 }
@@ -253,11 +374,67 @@ mod tests {
     }
 
     #[test]
+    fn finds_short_secrets_in_wrapped_and_indented_lines() {
+        let secret = b"correct horse battery staple";
+        let engine = base64::engine::general_purpose::STANDARD;
+        for lead in 0..80 {
+            let body = [&vec![b'.'; lead][..], secret, b" and more of it"].concat();
+            let hex: String = body.iter().map(|b| format!("{b:02x}")).collect();
+            for (text, want) in [(engine.encode(&body), Encoding::Base64), (hex, Encoding::Hex)] {
+                for (width, between) in [(76, "\n"), (64, "\r\n"), (60, "\\n"), (70, "\n      "), (70, "\" +\n  \"")] {
+                    let lines: Vec<&str> =
+                        text.as_bytes().chunks(width).map(|l| std::str::from_utf8(l).unwrap()).collect();
+                    let hits = searcher(secret).search(lines.join(between).as_bytes());
+                    assert_eq!(encodings(&hits), [want], "lead {lead}, width {width}, between {between:?}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_token_in_a_configuration_file_is_a_secret_alone() {
+        let npmrc = b"registry=https://registry.example.com/\n//registry.example.com/:_authToken=Zx81abcDEF0123456789ghi\nalways-auth=true\n";
+        let s = searcher(npmrc);
+        assert_eq!(encodings(&s.search(b"token: Zx81abcDEF0123456789ghi.")), [Encoding::Part]);
+        assert!(s.search(b"registry=https://registry.example.com/\nalways-auth=true\n").is_empty());
+    }
+
+    #[test]
+    fn what_is_public_or_common_proves_nothing() {
+        let public = b"the public half 0123456789 of a key ABCDEF 0123456789 abcdef, long enough for a line of its own";
+        let engine = base64::engine::general_purpose::STANDARD;
+        let shown = engine.encode(public);
+        let file =
+            format!("-----BEGIN KEY-----\n{shown}\nU0VDUkVUIHBhcnQgb2YgaXQgMDEyMzQ1Njc4OQ==\n-----END KEY-----\n");
+        let secret = Secret::new("k", Origin::SshKey, file.as_bytes()).with_public_part(&public[..]);
+        let s = Searcher::new(&[secret], false);
+        assert!(s.search(shown.as_bytes()).is_empty(), "the public key is in the private one's file");
+        assert_eq!(encodings(&s.search(b"x U0VDUkVUIHBhcnQgb2YgaXQgMDEyMzQ1Njc4OQ== y")), [Encoding::Part]);
+        // Another file of the same kind in base64.
+        let other = engine.encode("-----BEGIN KEY-----\nc29tZXRoaW5nIGVsc2UsIGFzIGxvbmcgYXMgaXQ=\n-----END KEY-----\n");
+        assert!(s.search(other.as_bytes()).is_empty());
+    }
+
+    #[test]
+    fn many_secrets_are_found_as_well() {
+        let secrets: Vec<Secret> = (0..200)
+            .map(|i| Secret::new(format!("s{i}"), Origin::Secret, format!("value number {i:03} of many")))
+            .collect();
+        let s = Searcher::new(&secrets, true);
+        let hits = s.search(b"x value number 123 of many, and dmFsdWUgbnVtYmVyIDA3NyBvZiBtYW55 y");
+        let names: Vec<&HitKind> = hits.iter().map(|h| &h.kind).collect();
+        assert!(
+            matches!(&names[..], [HitKind::Secret { name: a, encoding: Encoding::Plain, .. }, HitKind::Secret { name: b, encoding: Encoding::Base64, .. }] if a == "s123" && b == "s77"),
+            "{names:?}"
+        );
+    }
+
+    #[test]
     fn a_line_of_a_private_key_is_enough() {
         let key = "-----BEGIN OPENSSH PRIVATE KEY-----\nb3BlbnNzaC1rZXktdjEAAAAABG5vbmUAAAAEbm9uZQAAAAAAAAABAAAAMwAAAAtzc2gtZW\nQyNTUxOQAAACDcMPG1Q9n8Zl0W1n4bq2m7r8yq0d8M2n3b1u5w7x9zAQAAAJj1lK1N9ZS\n-----END OPENSSH PRIVATE KEY-----\n";
         let s = searcher(key.as_bytes());
         let hits = s.search(b"x QyNTUxOQAAACDcMPG1Q9n8Zl0W1n4bq2m7r8yq0d8M2n3b1u5w7x9zAQAAAJj1lK1N9ZS y");
-        assert_eq!(encodings(&hits), [Encoding::Line]);
+        assert_eq!(encodings(&hits), [Encoding::Part]);
         let common = s.search(b"b3BlbnNzaC1rZXktdjEAAAAABG5vbmUAAAAEbm9uZQAAAAAAAAABAAAAMwAAAAtzc2gtZW");
         assert!(encodings(&common).is_empty(), "the part that every key has proves nothing");
     }

@@ -148,7 +148,7 @@ impl Key {
     }
 
     /// What clients know it by.
-    pub(crate) fn public(&self) -> &[u8] {
+    pub fn public(&self) -> &[u8] {
         &self.public
     }
 

@@ -165,7 +165,11 @@ fn known_secrets(request: &BuildRequest, secrets: &Secrets) -> Result<Vec<Secret
         let SshSource::Keys(agent) = source else { continue };
         for key in agent.keys() {
             let name = format!("{id}={}", key.path().display());
-            all.extend(key.secret_values().into_iter().map(|value| Secret::new(name.clone(), Origin::SshKey, value)));
+            all.extend(
+                key.secret_values()
+                    .into_iter()
+                    .map(|value| Secret::new(name.clone(), Origin::SshKey, value).with_public_part(key.public())),
+            );
         }
     }
     for (name, value) in &request.build_args {
