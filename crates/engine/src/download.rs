@@ -37,7 +37,8 @@ impl Origins {
                 cache::open(location, &self.keys, blob).map(Stream::Elsewhere)
             }
             _ => {
-                let invalid = |e: kiln_oci::ReferenceError| Error::request(format!("a layer's origin is not valid: {e}"));
+                let invalid =
+                    |e: kiln_oci::ReferenceError| Error::request(format!("a layer's origin is not valid: {e}"));
                 let name: Reference = remote.reference.parse().map_err(invalid)?;
                 Ok(Stream::Registry(Box::new(self.client.blob(&name, blob, offset)?.without_digest_check())))
             }

@@ -10,7 +10,9 @@ use kiln_oci::{Descriptor, Digest, Hasher, Reference};
 use kiln_rootfs::apply::{Applied, ApplyOptions, Limits, apply, copy_up_parents};
 use kiln_rootfs::diff::ContentObserver;
 use kiln_rootfs::diff::{DiffOptions, diff};
+use kiln_rootfs::export::tar_tree;
 use kiln_rootfs::{Ownership, Root};
+use kiln_secrets::HitKind;
 use kiln_store::{Layer, LayerBlob, LayerDraft, LayerId, Snapshot, Store};
 use serde::{Deserialize, Serialize};
 
@@ -18,7 +20,7 @@ use crate::cache::Location;
 use crate::download::{Download, Origins, worth_another};
 use crate::engine::Engine;
 use crate::error::{Error, Result};
-use crate::leaks::{LeakSearch, ShapeFound};
+use crate::leaks::{Leak, LeakSearch, ShapeFound};
 use crate::request::LayerFormat;
 use crate::steps::{Reporter, Step, Steps};
 use crate::transfer::in_parallel;
@@ -314,6 +316,37 @@ impl Engine {
             self.store.meta().put_as(&key, &shapes, None)?;
         }
         Ok(packed)
+    }
+
+    /// Searches the files of a state as they leave the store. `place` says what a path is blamed on.
+    pub fn search_tree(&self, snapshot: &Snapshot, search: &LeakSearch, place: &dyn Fn(&str) -> String) -> Result<()> {
+        let ids: Vec<String> = snapshot.0.iter().map(ToString::to_string).collect();
+        let memo = format!("searched tree {} {}", ids.join(" "), search.fingerprint());
+        if let Some(shapes) = self.store.meta().get_as::<Vec<(String, ShapeFound)>>(&memo)? {
+            shapes.iter().for_each(|(place, shape)| search.add_shapes(place, std::slice::from_ref(shape)));
+            return Ok(());
+        }
+        let own = search.fresh();
+        let mut observer = own.layer("the result");
+        let view = self.views.readable(snapshot)?;
+        let mut options = DiffOptions { observer: Some(&mut observer), ..DiffOptions::default() };
+        tar_tree(&view, &mut io::sink(), &mut options)?;
+        let mut shapes = Some(Vec::new());
+        for leak in own.finish() {
+            let leak = Leak { place: leak.path.as_deref().map_or_else(|| leak.place.clone(), place), ..leak };
+            match (&leak.kind, &mut shapes) {
+                (HitKind::Shape(shape), Some(all)) => {
+                    all.push((leak.place.clone(), (shape.describe().to_owned(), leak.path.clone())));
+                }
+                // Secrets are found again each time.
+                _ => shapes = None,
+            }
+            search.push(leak);
+        }
+        match shapes {
+            Some(shapes) => Ok(self.store.meta().put_as(&memo, &shapes, None)?),
+            None => Ok(()),
+        }
     }
 
     /// The blob, if it was made before. One that came from elsewhere is passed on as it is unless `force` is set.

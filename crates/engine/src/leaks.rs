@@ -5,9 +5,9 @@
 
 use std::sync::{Arc, Mutex, PoisonError};
 
-use kiln_oci::Hasher;
+use kiln_oci::{Hasher, ImageConfig};
 use kiln_rootfs::diff::ContentObserver;
-use kiln_secrets::{Hit, HitKind, Origin, Scan, Searcher, Secret, Shape};
+use kiln_secrets::{Hit, HitKind, Origin, Redactor, Scan, Searcher, Secret, Shape};
 
 /// A shape by its description, and the path it was found at.
 pub type ShapeFound = (String, Option<String>);
@@ -61,6 +61,8 @@ impl Leak {
 #[derive(Clone)]
 pub struct LeakSearch {
     searcher: Searcher,
+    /// Names of files may be secret, too.
+    hidden: Arc<Redactor>,
     fingerprint: String,
     found: Arc<Mutex<Vec<Leak>>>,
 }
@@ -69,19 +71,33 @@ impl LeakSearch {
     /// For one result of a build with these secrets.
     pub fn new(secrets: &[Secret]) -> Self {
         let mut hasher = Hasher::new();
-        hasher.field("kiln.search.v1");
+        hasher.field("kiln.search.v2");
         for secret in secrets {
             secret.fingerprint(&mut |bytes| {
                 hasher.field(bytes);
             });
         }
-        Self { searcher: Searcher::new(secrets, true), fingerprint: hasher.finish().hex(), found: Arc::default() }
+        Self {
+            searcher: Searcher::new(secrets, true),
+            hidden: Arc::new(Redactor::new(secrets)),
+            fingerprint: hasher.finish().hex(),
+            found: Arc::default(),
+        }
     }
 
     /// A search of one layer, which the step `place` made.
     pub fn layer(&self, place: &str) -> LayerSearch {
-        let own = Self { found: Arc::default(), ..self.clone() };
-        LayerSearch { all: self.clone(), own, place: place.to_owned(), path: Vec::new(), scan: None }
+        LayerSearch { all: self.clone(), own: self.fresh(), place: place.to_owned(), path: Vec::new(), scan: None }
+    }
+
+    /// The same search, with nothing found yet.
+    pub fn fresh(&self) -> Self {
+        Self { found: Arc::default(), ..self.clone() }
+    }
+
+    /// Adds what another search found.
+    pub fn push(&self, leak: Leak) {
+        self.found.lock().unwrap_or_else(PoisonError::into_inner).push(leak);
     }
 
     /// Tells searches for different things apart, without telling what they search for.
@@ -99,7 +115,31 @@ impl LeakSearch {
         }
     }
 
-    /// Searches a config or manifest.
+    /// Searches an image's config. What is found is told by its place in it.
+    pub fn config(&self, bytes: &[u8], config: &ImageConfig) {
+        if self.searcher.search(bytes).is_empty() {
+            return;
+        }
+        let inner = self.fresh();
+        for pair in &config.config.env {
+            let name = pair.split('=').next().unwrap_or_default();
+            inner.value(&format!("the image's environment ({name})"), pair.as_bytes());
+        }
+        for (name, value) in &config.config.labels {
+            inner.value(&format!("the image's labels ({name})"), format!("{name}={value}").as_bytes());
+        }
+        for (index, entry) in config.history.iter().enumerate() {
+            let text = entry.created_by.as_deref().unwrap_or_default();
+            inner.value(&format!("the image's history (entry {})", index + 1), text.as_bytes());
+        }
+        let known = inner.finish();
+        if known.is_empty() {
+            self.value("the image config", bytes);
+        }
+        known.into_iter().for_each(|leak| self.push(leak));
+    }
+
+    /// Searches a manifest, an annotation, a name.
     pub fn value(&self, place: &str, bytes: &[u8]) {
         let hits = self.searcher.search(bytes);
         self.add(place, None, hits);
@@ -124,7 +164,11 @@ impl LeakSearch {
             };
             if !seen.contains(&id) {
                 seen.push(id);
-                found.push(Leak { kind: hit.kind, place: place.to_owned(), path: path.clone() });
+                found.push(Leak {
+                    kind: hit.kind,
+                    place: place.to_owned(),
+                    path: path.as_deref().map(|p| self.hidden.text(p)),
+                });
             }
         }
     }

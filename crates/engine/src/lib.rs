@@ -10,6 +10,7 @@
 mod admission;
 pub mod build;
 pub mod cache;
+pub mod check_leaks;
 mod contexts;
 pub mod debian;
 mod download;
@@ -48,6 +49,7 @@ pub use kiln_linkage::Finding;
 pub use kiln_oci as oci;
 pub use kiln_registry as registry;
 pub use kiln_rootfs as rootfs;
+pub use kiln_secrets as secrets_search;
 pub use kiln_sshagent as sshagent;
 pub use kiln_store as store;
 pub use pull::Pulled;

@@ -12,6 +12,7 @@ use crate::http::Timeouts;
 use crate::keychain::Keychain;
 use crate::proxy::ProxyConfig;
 use crate::retry::{Cancel, RetryPolicy};
+use crate::secret::Secret;
 use crate::session::{Call, Inner, Session};
 
 /// Everything a client is made of. `Default` is a client without credentials, mirrors and proxies.
@@ -89,6 +90,11 @@ impl Client {
                 Ok(())
             },
         )
+    }
+
+    /// The passwords and tokens of the user's that were used so far, by registry.
+    pub fn used_credentials(&self) -> Vec<(String, Secret)> {
+        self.inner.auth.used()
     }
 
     pub(crate) fn host(&self, registry: &str) -> Result<Session, Error> {

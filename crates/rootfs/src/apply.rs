@@ -16,6 +16,7 @@ use std::io::Read;
 use std::path::PathBuf;
 
 use crate::error::{Result, RootfsError};
+use crate::export::ContentObserver;
 use crate::meta::Owner;
 use crate::root::Root;
 
@@ -117,6 +118,32 @@ pub fn apply(reader: impl Read, dir: &Root, options: &ApplyOptions<'_>) -> Resul
 /// merged.
 pub fn extract(reader: impl Read, dir: &Root, options: &ExtractOptions) -> Result<Applied> {
     run(reader, dir, Meaning::Files { owner: options.owner, clamp: options.clamp_mtime }, options.limits)
+}
+
+/// Shows an observer all that an archive (uncompressed) would make: names, contents, link targets, attributes. Nothing is
+/// written. Reads the stream to its end; returns the length of the contents.
+pub fn observe(reader: impl Read, observer: &mut dyn ContentObserver) -> Result<u64> {
+    let mut tar = TarReader::new(reader);
+    let mut bytes = 0;
+    while let Some(entry) = tar.next_entry()? {
+        let attributes = entry.xattrs.iter().map(|(_, value)| value.as_slice());
+        for value in attributes.chain([entry.link.as_slice()]).filter(|v| !v.is_empty()) {
+            observer.entry(&entry.path);
+            observer.data(value);
+        }
+        observer.entry(&entry.path);
+        loop {
+            let data = tar.data()?;
+            if data.is_empty() {
+                break;
+            }
+            bytes += data.len() as u64;
+            observer.data(data);
+        }
+    }
+    observer.finish();
+    tar.drain()?;
+    Ok(bytes)
 }
 
 fn run(reader: impl Read, dir: &Root, meaning: Meaning<'_>, limits: Limits) -> Result<Applied> {

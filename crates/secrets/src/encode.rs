@@ -8,8 +8,6 @@ use base64::engine::general_purpose::{STANDARD_NO_PAD, URL_SAFE_NO_PAD};
 pub enum Encoding {
     /// As it is.
     Plain,
-    /// A part of it that is a secret alone: a line of a private key, the token in a configuration file.
-    Part,
     /// RFC 4648, either alphabet.
     Base64,
     /// Two digits a byte.
@@ -18,6 +16,8 @@ pub enum Encoding {
     Url,
     /// A JSON string (RFC 8259).
     Json,
+    /// A part of it that is a secret alone: a line of a private key, the token in a configuration file.
+    Part,
 }
 
 impl Encoding {
@@ -71,7 +71,8 @@ pub(crate) fn forms(value: &[u8], public: &[u8]) -> Vec<Form> {
     let public: Vec<Vec<u8>> = if public.is_empty() { Vec::new() } else { base64_forms(public).collect() };
     // The characters at both ends depend on what stands beside the public part.
     let inner = |text: &[u8]| text.get(2..text.len() - 2).unwrap_or_default().to_vec();
-    let is_public = |text: &[u8]| text.len() > 16 && public.iter().any(|p| memchr::memmem::find(p, &inner(text)).is_some());
+    let is_public =
+        |text: &[u8]| text.len() > 16 && public.iter().any(|p| memchr::memmem::find(p, &inner(text)).is_some());
     // A form that equals the plain one is the plain one; a very short one would match by chance.
     let mut seen = std::collections::BTreeSet::new();
     forms.retain(|f| f.text.len() >= crate::SHORTEST && !is_public(&f.text) && seen.insert(f.text.clone()));

@@ -172,7 +172,7 @@ fn annotation(text: &str) -> Result<Annotation> {
 }
 
 /// `[type=file|env,]id=ID[,src=PATH][,env=VAR]`: without a type, a variable named like the id wins over a file.
-fn secret(text: &str) -> Result<(String, SecretSource)> {
+pub fn secret(text: &str) -> Result<(String, SecretSource)> {
     let mut kind = None;
     let (mut id, mut src, mut env) = (None, None, None);
     for (key, value) in attributes(text)? {
@@ -207,7 +207,7 @@ fn secret(text: &str) -> Result<(String, SecretSource)> {
 }
 
 /// `default|ID[=SOCKET|KEY[,KEY]]`
-fn ssh(text: &str) -> Result<(String, SshSource)> {
+pub fn ssh(text: &str) -> Result<(String, SshSource)> {
     let (id, paths) = text.split_once('=').unwrap_or((text, ""));
     if paths.is_empty() {
         let socket = std::env::var_os("SSH_AUTH_SOCK").filter(|s| !s.is_empty()).ok_or_else(|| {

@@ -7,6 +7,7 @@ mod build_cache;
 mod build_request;
 mod build_run;
 mod check;
+mod check_leaks;
 mod completions;
 mod confirm;
 mod filters;
@@ -68,6 +69,7 @@ enum Command {
     Manifest(manifest::ManifestArgs),
     Referrers(referrers::ReferrersArgs),
     Logs(logs::LogsArgs),
+    CheckLeaks(check_leaks::CheckLeaksArgs),
     Completions(completions::CompletionsArgs),
 }
 
@@ -91,6 +93,7 @@ pub fn run(cli: Cli) -> Result<ExitCode, CliError> {
         Command::Manifest(args) => manifest::run(&args, &environment),
         Command::Referrers(args) => referrers::run(&args, &environment),
         Command::Logs(args) => logs::run(&args, &environment),
+        Command::CheckLeaks(args) => check_leaks::run(&args, &environment),
         Command::Completions(args) => completions::run(&args),
     }
 }

@@ -28,7 +28,7 @@ use crate::engine::Engine;
 use crate::error::{Error, Result};
 use crate::events::{Event, EventSink};
 use crate::plan_source::Meta;
-use crate::request::{BuildRequest, ContextSource, DockerfileSource, SshSource};
+use crate::request::{BuildRequest, ContextSource, DockerfileSource};
 use crate::resolve::{DebOptions, ResolveOptions, Resolved};
 use crate::secrets::Secrets;
 use crate::steps::Steps;
@@ -159,19 +159,7 @@ impl std::ops::Deref for ReadyJob {
 
 /// What must not be in the result.
 fn known_secrets(request: &BuildRequest, secrets: &Secrets) -> Result<Vec<Secret>> {
-    let mut all: Vec<Secret> =
-        secrets.all()?.into_iter().map(|(id, value)| Secret::new(id, Origin::Secret, value)).collect();
-    for (id, source) in &request.ssh {
-        let SshSource::Keys(agent) = source else { continue };
-        for key in agent.keys() {
-            let name = format!("{id}={}", key.path().display());
-            all.extend(
-                key.secret_values()
-                    .into_iter()
-                    .map(|value| Secret::new(name.clone(), Origin::SshKey, value).with_public_part(key.public())),
-            );
-        }
-    }
+    let mut all = crate::check_leaks::known(secrets, &request.ssh)?;
     for (name, value) in &request.build_args {
         // Short values are words such as `true`, which are everywhere.
         if kiln_secrets::looks_like_credential(name) && value.len() >= 8 {

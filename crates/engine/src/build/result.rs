@@ -1,13 +1,14 @@
 //! From the solved targets to the outputs.
 
 use kiln_oci::{Digest, Timestamp};
+use kiln_secrets::{Origin, Secret};
 use kiln_store::Snapshot;
 
 use super::ReadyJob;
 use super::solve::Solver;
 use crate::cache;
 use crate::error::{Error, Result};
-use crate::export::{Assembled, Exported, Parts, assemble, export};
+use crate::export::{Assembled, Exported, Parts, assemble, export, target};
 use crate::leaks::{Leak, LeakSearch};
 use crate::linkage;
 use crate::request::{ImageOutput, LayerFormat, OnFinding, Output};
@@ -112,46 +113,51 @@ fn solve_roots(ready: &ReadyJob, solver: &Solver<'_>) -> Result<Vec<Snapshot>> {
 }
 
 fn one_output(ready: &ReadyJob, output: &Output, roots: &[Snapshot], result: &mut BuildResult) -> Result<()> {
-    let format = match output {
-        Output::Image(image) => Some((&image.layers, "exporting to image")),
-        Output::Archive(archive) => Some((
-            &archive.layers,
-            if archive.docker { "exporting to docker archive" } else { "exporting to OCI archive" },
-        )),
-        Output::Tar(_) | Output::Local { .. } => Some((&PLAIN, "copying files")).filter(|_| false),
+    let (format, name) = match output {
+        Output::Image(image) => (Some(&image.layers), "exporting to image"),
+        Output::Archive(archive) if archive.docker => (Some(&archive.layers), "exporting to docker archive"),
+        Output::Archive(archive) => (Some(&archive.layers), "exporting to OCI archive"),
+        Output::Tar(_) | Output::Local { .. } => (None, "copying files"),
         Output::CacheOnly => return Ok(()),
     };
-    let step = ready.steps.begin(format.map_or("copying files", |f| f.1));
+    let search = leak_search(ready);
+    let step = ready.steps.begin(name);
     let exported = (|| {
         let images = match format {
-            Some((format, _)) => assemble_all(ready, format, roots, result, &step)?,
-            None => Vec::new(),
+            Some(format) => assemble_all(ready, format, roots, search.as_ref(), &step)?,
+            None => {
+                search_files(ready, roots, search.as_ref())?;
+                Vec::new()
+            }
         };
-        export(&ready.job, output, &images, roots, &step)
+        let target = format.map(|_| target(&ready.job, &images, search.as_ref())).transpose()?;
+        judge(ready, search.as_ref(), result)?;
+        export(&ready.job, output, (&images, target), roots, &step)
     })();
     result.exported.extend(step.conclude(exported)?);
     Ok(())
 }
 
-static PLAIN: LayerFormat = LayerFormat {
-    compression: kiln_oci::media::Compression::Uncompressed,
-    level: None,
-    force: false,
-    oci: true,
-    rewrite_timestamp: false,
-};
+/// A search for all that this build must not show: what it was given, and the tokens that it used.
+fn leak_search(ready: &ReadyJob) -> Option<LeakSearch> {
+    if ready.request.leaks == OnFinding::Off {
+        return None;
+    }
+    let mut secrets = ready.known_secrets.clone();
+    secrets.extend(ready.resolved.git_access().used());
+    secrets.extend(ready.engine.registry.used_credentials().into_iter().map(|(registry, secret)| {
+        Secret::new(format!("the password for {registry}"), Origin::Token, secret.expose().as_bytes())
+    }));
+    Some(LeakSearch::new(&secrets))
+}
 
 fn assemble_all(
     ready: &ReadyJob,
     format: &LayerFormat,
     roots: &[Snapshot],
-    result: &mut BuildResult,
+    search: Option<&LeakSearch>,
     step: &crate::steps::Step,
 ) -> Result<Vec<Assembled>> {
-    let search = match ready.request.leaks {
-        OnFinding::Off => None,
-        OnFinding::Fail | OnFinding::Warn => Some(LeakSearch::new(&ready.known_secrets)),
-    };
     let mut images = Vec::new();
     for (image, root) in ready.images.iter().zip(roots) {
         let places = layer_places(ready, image, root.0.len());
@@ -165,9 +171,31 @@ fn assemble_all(
             config: &image.config,
             platform: &image.platform,
         };
-        images.push(assemble(&ready.job, &parts, format, search.as_ref(), step)?);
+        images.push(assemble(&ready.job, &parts, format, search, step)?);
     }
-    let leaks = search.map(|s| s.finish()).unwrap_or_default();
+    Ok(images)
+}
+
+/// Searches files that leave the store as files. A file is blamed on the last step that wrote it.
+fn search_files(ready: &ReadyJob, roots: &[Snapshot], search: Option<&LeakSearch>) -> Result<()> {
+    let Some(search) = search else { return Ok(()) };
+    for (image, root) in ready.images.iter().zip(roots) {
+        let places = layer_places(ready, image, root.0.len());
+        ready.engine.search_tree(root, search, &|path| {
+            let holds = |(id, _): &(&kiln_store::LayerId, &String)| {
+                let file = ready.engine.store.layers().path(id).join(path.trim_start_matches('/'));
+                file.symlink_metadata().is_ok()
+            };
+            let last = root.0.iter().zip(&places).rev().find(holds);
+            last.map_or_else(|| "the result".to_owned(), |(_, place)| place.clone())
+        })?;
+    }
+    Ok(())
+}
+
+/// Fails for secrets, warns for what looks like one.
+fn judge(ready: &ReadyJob, search: Option<&LeakSearch>, result: &mut BuildResult) -> Result<()> {
+    let leaks = search.map(LeakSearch::finish).unwrap_or_default();
     if ready.request.leaks == OnFinding::Fail && leaks.iter().any(Leak::is_secret) {
         return Err(Error::Leaks(leaks.into_iter().filter(Leak::is_secret).collect()));
     }
@@ -177,7 +205,7 @@ fn assemble_all(
             result.leaks.push(leak);
         }
     }
-    Ok(images)
+    Ok(())
 }
 
 /// The names of the steps that made the layers.

@@ -81,7 +81,7 @@ pub fn assemble(
     };
     let manifest_bytes = serde_json::to_vec(&manifest).map_err(|e| Error::request(e.to_string()))?;
     if let Some(search) = search {
-        search.value("the image config", &config_bytes);
+        search.config(&config_bytes, &config);
         search.value("the manifest", &manifest_bytes);
     }
     job.engine.store.content().put(&config_bytes)?;

@@ -5,4 +5,4 @@ mod files;
 mod write;
 
 pub use assemble::{Assembled, Parts, assemble};
-pub use write::{Exported, export};
+pub use write::{Exported, export, target};

@@ -12,6 +12,7 @@ use super::assemble::{Assembled, annotations};
 use super::files;
 use crate::build::Job;
 use crate::error::{Error, Result};
+use crate::leaks::LeakSearch;
 use crate::request::{AnnotationTarget, ArchiveOutput, Destination, ImageOutput, Output};
 use crate::steps::Step;
 
@@ -26,11 +27,11 @@ pub struct Exported {
     pub names: Vec<Reference>,
 }
 
-/// Writes one output. `images` are assembled with the output's layer format.
+/// Writes one output. `images` are assembled with the output's layer format, `target` stands for all of them.
 pub fn export(
     job: &Job,
     output: &Output,
-    images: &[Assembled],
+    (images, target): (&[Assembled], Option<Descriptor>),
     roots: &[Snapshot],
     step: &Step,
 ) -> Result<Option<Exported>> {
@@ -45,14 +46,8 @@ pub fn export(
             [one] => files::tar(job, one, dest).map(|()| None),
             _ => Err(Error::request("--output type=tar takes one platform")),
         },
-        Output::Image(image) => {
-            let target = target(job, images)?;
-            to_store(job, image, target, images, step).map(Some)
-        }
-        Output::Archive(archive) => {
-            let target = target(job, images)?;
-            to_archive(job, archive, target, images).map(Some)
-        }
+        Output::Image(image) => to_store(job, image, found(target)?, images, step).map(Some),
+        Output::Archive(archive) => to_archive(job, archive, found(target)?, images).map(Some),
     }
 }
 
@@ -67,8 +62,19 @@ fn each_root(job: &Job, roots: &[Snapshot], write: impl Fn(Option<String>, &Snap
     }
 }
 
-/// One manifest stands for itself; several get an index, also if index annotations are asked for.
-fn target(job: &Job, images: &[Assembled]) -> Result<Descriptor> {
+fn found(target: Option<Descriptor>) -> Result<Descriptor> {
+    target.ok_or_else(|| Error::request("there is nothing to export"))
+}
+
+/// One manifest stands for itself; several get an index, also if index annotations are asked for. The index, and annotations
+/// that only the layout holds, are searched as the rest of the image was.
+pub fn target(job: &Job, images: &[Assembled], search: Option<&LeakSearch>) -> Result<Descriptor> {
+    if let Some(search) = search {
+        let all = job.request.annotations.iter().map(|a| format!("{}={}", a.key, a.value));
+        all.for_each(|text| search.value("an annotation", text.as_bytes()));
+        let names = job.request.tags.iter().map(ToString::to_string);
+        names.for_each(|text| search.value("the name of the image", text.as_bytes()));
+    }
     let wants_index = job
         .request
         .annotations
@@ -91,6 +97,9 @@ fn target(job: &Job, images: &[Assembled]) -> Result<Descriptor> {
         extra: BTreeMap::new(),
     };
     let bytes = serde_json::to_vec(&index).map_err(|e| Error::request(e.to_string()))?;
+    if let Some(search) = search {
+        search.value("the index", &bytes);
+    }
     job.engine.store.content().put(&bytes)?;
     Ok(Descriptor::of(&index.media_type, &bytes))
 }

@@ -10,6 +10,7 @@ use std::sync::Mutex;
 use super::{Target, lock};
 use crate::event::{Event, EventSink};
 use crate::keychain::{Found, Keychain};
+use crate::secret::{Credential, Secret};
 
 /// The keychain, with what is known of its credentials.
 pub(crate) struct Credentials {
@@ -49,6 +50,17 @@ impl Credentials {
         problems.into_iter().for_each(|e| self.tell(e));
         lock(&self.state).found.insert(key, found.clone());
         found
+    }
+
+    /// What was found so far: registry and secret.
+    pub fn used(&self) -> Vec<(String, Secret)> {
+        let state = lock(&self.state);
+        let found = state.found.iter().filter_map(|((registry, ..), found)| Some((registry, found.as_ref()?)));
+        let secret = |credential: &Credential| match credential {
+            Credential::Basic { password, .. } => password.clone(),
+            Credential::IdentityToken(token) | Credential::Bearer(token) => token.clone(),
+        };
+        found.map(|(registry, found)| (registry.clone(), secret(&found.credential))).collect()
     }
 
     /// The origins that were refused for what is wanted now.

@@ -111,6 +111,11 @@ impl Authenticator {
         &self.credentials.keychain
     }
 
+    /// The credentials that were used, by registry.
+    pub fn used(&self) -> Vec<(String, Secret)> {
+        self.credentials.used()
+    }
+
     /// The authorisation to send in advance; none while the host has not asked for one.
     pub fn in_advance(&self, target: &Target<'_>, wire: &Wire<'_>) -> Result<Option<Authorization>, Error> {
         let (method, scopes) = {

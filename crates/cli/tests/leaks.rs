@@ -1,0 +1,158 @@
+//! Secrets in results: every exporter is searched, `kiln check-leaks` searches what exists, and nothing is left elsewhere.
+#![allow(clippy::unwrap_used)]
+
+mod support;
+
+use support::*;
+
+const TOKEN: &str = "t0ken-Zx81-very-secret-value";
+
+fn sandbox(rest: &str) -> Option<Sandbox> {
+    let s = Sandbox::new(&format!("{BASE}{rest}"))?;
+    std::fs::write(s.path("token"), TOKEN).unwrap();
+    Some(s)
+}
+
+const SECRET: [&str; 2] = ["--secret", "id=token,src=token"];
+
+#[test]
+fn every_exporter_refuses_a_secret() {
+    let Some(s) = sandbox("RUN --mount=type=secret,id=token cp /run/secrets/token /leak\n") else { return };
+    for output in [
+        "type=image,name=x",
+        "type=oci,dest=o.tar",
+        "type=oci,dest=o.dir,tar=false",
+        "type=docker,dest=d.tar",
+        "type=tar,dest=t.tar",
+        "type=local,dest=files",
+        "-",
+    ] {
+        let run = s.build(&[&SECRET[..], &["-o", output]].concat()).fails(4);
+        let run = run.says(&["secret \"token\"", "/leak", "Dockerfile:4", "in plain", "--leaks=warn"]).hides(TOKEN);
+        assert_eq!(run.stdout, "", "{output}");
+    }
+    assert_eq!(names(s.path("")), ["ctx", "home", "store", "token"], "nothing was written");
+    // Found again when all is cached, and written when asked for.
+    s.build(&[&SECRET[..], &["-o", "files", "--leaks=warn"]].concat()).ok().says(&["WARNING", "/leak"]).hides(TOKEN);
+    assert_eq!(text(s.path("files/leak")), TOKEN);
+    s.build(&[&SECRET[..], &["-o", "files", "--leaks=off"]].concat()).ok();
+}
+
+#[test]
+fn files_that_are_not_exported_do_not_count() {
+    let Some(s) = sandbox("RUN --mount=type=secret,id=token cp /run/secrets/token /leak\nRUN rm /leak\n") else {
+        return;
+    };
+    // The layers of an image keep it, a directory does not.
+    s.build(&[&SECRET[..], &["-o", "type=tar,dest=t.tar"]].concat()).ok();
+    s.build(&SECRET).fails(4);
+}
+
+#[test]
+fn names_links_attributes_and_metadata_are_searched() {
+    for (what, line, args, place) in [
+        ("name", format!("RUN mkdir /{TOKEN}"), &[][..], "Dockerfile:4"),
+        ("link", format!("RUN ln -s {TOKEN} /l"), &[], "/l"),
+        ("label", format!("LABEL l={TOKEN}"), &[], "labels (l)"),
+        ("env", format!("ENV E=x{TOKEN}"), &[], "environment (E)"),
+        ("history", format!("RUN : {TOKEN}"), &[], "history"),
+        ("cmd", format!("CMD [\"{TOKEN}\"]"), &[], "history"),
+        ("annotation", String::new(), &["--annotation", "a=t0ken-Zx81-very-secret-value"], "an"),
+        ("index", String::new(), &["--annotation", "index:a=t0ken-Zx81-very-secret-value"], "an"),
+    ] {
+        let Some(s) = sandbox(&format!("{line}\n")) else { return };
+        let run = s.build(&[&SECRET[..], args, &["-o", "type=oci,dest=o.tar"]].concat());
+        let run = run.fails(4).hides(TOKEN);
+        assert!(run.stderr.contains(place), "{what}: {}", run.stderr);
+        assert!(!s.path("o.tar").exists(), "{what}");
+    }
+}
+
+#[test]
+fn every_notation_is_found_and_nothing_is_left_in_the_store() {
+    let Some(s) = sandbox(
+        "FROM base AS b64\nRUN --mount=type=secret,id=token,env=T printf 'user:%s@host' \"$T\" | base64 -w 20 > /f\n\
+         FROM base AS hex\nRUN --mount=type=secret,id=token,env=T printf %s \"$T\" | hexdump -v -e '1/1 \"%02x\"' > /f\n\
+         FROM base AS sum\nRUN --mount=type=secret,id=token,env=T printf %s \"$T\" | sha256sum > /f\n",
+    ) else {
+        return;
+    };
+    for (stage, form) in [("b64", "base64-encoded"), ("hex", "hex-encoded")] {
+        s.build(&[&SECRET[..], &["--target", stage]].concat()).fails(4).says(&[form, "/f"]).hides(TOKEN);
+    }
+    s.build(&[&SECRET[..], &["--target", "sum"]].concat()).ok();
+    // A store that only ever saw builds which behave has the value nowhere: layers, records, logs, caches.
+    let Some(s) = sandbox(
+        "RUN --mount=type=secret,id=token test -s /run/secrets/token && cat /run/secrets/token\nRUN --mount=type=secret,id=token,env=T echo $T\n",
+    ) else {
+        return;
+    };
+    s.build(&[&SECRET[..], &["-t", "x"]].concat()).ok().hides(TOKEN);
+    assert_eq!(files_with(&s.path("store"), TOKEN.as_bytes()), Vec::<std::path::PathBuf>::new());
+    s.kiln(&["logs"]).ok().hides(TOKEN);
+    s.kiln(&["history", "--no-trunc", "x"]).ok().hides(TOKEN);
+}
+
+#[test]
+fn credentials_of_git_and_http_urls_stay_out() {
+    let Some(s) = sandbox("LABEL x=1\n") else { return };
+    let arg = "ADD https://user:t0ken-Zx81-very-secret-value@127.0.0.1:1/r.git /src\n";
+    s.file("Dockerfile", format!("FROM scratch\n{arg}"));
+    s.build(&[]).fails(1).hides(TOKEN);
+    s.file("Dockerfile", format!("FROM scratch\n{}", arg.replace("r.git", "file")));
+    s.build(&[]).fails(1).hides(TOKEN);
+    let run = s.kiln(&["build", "https://user:t0ken-Zx81-very-secret-value@127.0.0.1:1/r.git"]);
+    run.fails(1).hides(TOKEN);
+    assert_eq!(files_with(&s.path("store"), TOKEN.as_bytes()), Vec::<std::path::PathBuf>::new());
+}
+
+#[test]
+fn the_mistake_of_the_article_fails_and_its_remedy_passes() {
+    let key = "-----BEGIN OPENSSH PRIVATE KEY-----\nb3BlbnNzaC1rZXktdjEAAAAABG5vbmUAAAAEbm9uZQAAAAAAAAABAAAAMwAAAAtzc2gtZW\nQyNTUxOQAAACDcMPG1Q9n8Zl0W1n4bq2m7r8yq0d8M2n3b1u5w7x9zAQAAAJj1lK1N9ZS\n-----END OPENSSH PRIVATE KEY-----";
+    let Some(s) = sandbox(
+        "FROM base AS fetch\nARG SSH_PRIVATE_KEY\nRUN echo \"$SSH_PRIVATE_KEY\" > /key && wc -l < /key > /gem\nFROM base\nCOPY --from=fetch /gem /gem\n",
+    ) else {
+        return;
+    };
+    let arg = format!("SSH_PRIVATE_KEY={key}");
+    s.build(&["--build-arg", &arg, "-t", "good"]).ok().hides("QyNTUxOQAAACDcMPG1Q9n8");
+    let run = s.build(&["--build-arg", &arg, "--target", "fetch", "-t", "bad"]).fails(4);
+    run.says(&["\"SSH_PRIVATE_KEY\"", "/key", "[fetch 1/1]", "Dockerfile:6", "history", "--mount=type=secret"])
+        .hides("QyNTUxOQAAACDcMPG1Q9n8");
+    // The same judgement of an image that exists.
+    s.build(&["--build-arg", &arg, "--target", "fetch", "-t", "bad", "--leaks=off"]).ok();
+    std::fs::write(s.path("id"), key).unwrap();
+    let found = s.kiln(&["check-leaks", "--secret", "id=key,src=id", "bad"]).fails(4);
+    assert!(found.stdout.contains("/key of layer 3 of 3, RUN echo"), "{}", found.stdout);
+    found.hides("QyNTUxOQAAACDcMPG1Q9n8");
+    s.kiln(&["check-leaks", "--secret", "id=key,src=id", "good"]).ok();
+}
+
+#[test]
+fn check_leaks_looks_into_archives_and_layouts_and_at_shapes() {
+    let Some(s) = sandbox(
+        "RUN printf 'aws_access_key_id=AKIAIOSFODNN7EXAMPLE\\n' > /credentials\nRUN --mount=type=secret,id=token cp /run/secrets/token /leak\nRUN rm /leak\n",
+    ) else {
+        return;
+    };
+    let build = |output: &str| drop(s.build(&[&SECRET[..], &["--leaks=off", "-o", output]].concat()).ok());
+    build("type=docker,dest=d.tar,name=app:1");
+    build("type=oci,dest=o.tar");
+    build("type=oci,dest=layout,tar=false,compression=zstd");
+    for image in ["d.tar", "o.tar", "layout"] {
+        let run = s.kiln(&[&["check-leaks"], &SECRET[..], &[image]].concat()).fails(4);
+        assert!(run.stdout.contains("secret \"token\" is in /leak of layer"), "{image}: {}", run.stdout);
+        run.hides(TOKEN);
+        let shapes = s.kiln(&["check-leaks", image]).ok();
+        assert!(shapes.stdout.contains("an AWS access key is in /credentials"), "{image}: {}", shapes.stdout);
+        s.kiln(&["check-leaks", "--strict", image]).fails(4);
+    }
+    let json = s.kiln(&[&["check-leaks", "--format=json"], &SECRET[..], &["o.tar"]].concat()).fails(4);
+    let json: serde_json::Value = serde_json::from_str(&json.stdout).unwrap();
+    let findings = json["findings"].as_array().unwrap();
+    assert!(
+        findings.iter().any(|f| f["kind"] == "secret" && f["path"] == "/leak" && f["form"] == "in plain"),
+        "{json}"
+    );
+    s.kiln(&["check-leaks", "token"]).fails(1).says(&["archive"]);
+}
