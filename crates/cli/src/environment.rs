@@ -153,25 +153,29 @@ fn default_root(home: &Path) -> PathBuf {
 pub fn cancel_on_signal() -> CancelToken {
     let token = CancelToken::new();
     let theirs = token.clone();
-    // Signals are blocked before any thread starts, and one thread waits for them.
-    let set = signals(&[libc::SIGINT, libc::SIGTERM]);
+    let mut before = false;
+    watch_signals(&[libc::SIGINT, libc::SIGTERM], move |_| {
+        if std::mem::replace(&mut before, true) {
+            std::process::exit(i32::from(crate::error::code::INTERRUPTED));
+        }
+        theirs.cancel();
+    });
+    token
+}
+
+/// Calls `then` for each of the signals, in a thread of its own. To be called before other threads are started: the signals
+/// are blocked in all of them.
+pub fn watch_signals(list: &[i32], mut then: impl FnMut(i32) + Send + 'static) {
+    let set = signals(list);
     // SAFETY: `set` is a valid signal set and the old one is not asked for.
     unsafe { libc::pthread_sigmask(libc::SIG_BLOCK, &set, std::ptr::null_mut()) };
     let _ = std::thread::Builder::new().name("signals".into()).spawn(move || {
-        let mut before = false;
-        loop {
-            let mut signal = 0;
-            // SAFETY: both pointers are valid for the call.
-            if unsafe { libc::sigwait(&set, &mut signal) } != 0 {
-                return;
-            }
-            if std::mem::replace(&mut before, true) {
-                std::process::exit(i32::from(crate::error::code::INTERRUPTED));
-            }
-            theirs.cancel();
+        let mut signal = 0;
+        // SAFETY: both pointers are valid for the call.
+        while unsafe { libc::sigwait(&set, &mut signal) } == 0 {
+            then(signal);
         }
     });
-    token
 }
 
 /// Stops transfers on Ctrl-C, and the process if they don't end within a moment: a connection to a host that says nothing

@@ -4,6 +4,7 @@ mod commands;
 mod environment;
 mod error;
 mod excerpt;
+mod foreground;
 mod listing;
 mod notices;
 mod output;

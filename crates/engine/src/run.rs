@@ -4,7 +4,7 @@ use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use kiln_executor::{CancelToken, MountSource, Network, ProcessSpec, Stdio, Terminal, User};
+use kiln_executor::{CancelToken, MountSource, Network, ProcessSpec, Started, Stdio, Terminal, User};
 use kiln_oci::{ContainerConfig, Platform, Reference};
 use kiln_rootfs::{Root, ids};
 
@@ -21,8 +21,8 @@ pub struct RunRequest {
     pub command: Vec<String>,
     /// Pass standard input on.
     pub interactive: bool,
-    /// Give it a terminal.
-    pub terminal: bool,
+    /// Give it a terminal of this size.
+    pub terminal: Option<Terminal>,
     /// A small init as process 1.
     pub init: bool,
     /// Variables, `NAME=value`.
@@ -63,14 +63,24 @@ pub struct Published {
     pub port: u16,
 }
 
+/// Who is connected with a container.
+pub trait Attach {
+    /// All is ready: from now on signals are the container's.
+    fn starting(&self);
+
+    /// It runs. If it has a terminal, that is to be served.
+    fn started(&self, container: Started);
+}
+
 /// Runs the container and returns its exit code.
-pub fn run_image(engine: &Arc<Engine>, request: &RunRequest, cancel: &CancelToken) -> Result<i32> {
+pub fn run_image(engine: &Arc<Engine>, request: &RunRequest, attach: &dyn Attach, cancel: &CancelToken) -> Result<i32> {
     let image = engine.image_by_name_or_id(&request.image)?;
     let snapshot = engine.image_snapshot(&image)?;
     let draft = engine.store.layers().draft()?;
     let root = engine.views.writable(&snapshot, draft.fs(), draft.work())?;
     let spec = process(engine, request, &image.config.config, &root)?;
-    let exit = engine.executor()?.run(spec, |_| {}, cancel);
+    attach.starting();
+    let exit = engine.executor()?.run(spec, |started| attach.started(started), cancel);
     drop(root);
     match exit {
         Ok(exit) => Ok(exit.shell_code()),
@@ -122,9 +132,7 @@ fn process(engine: &Engine, request: &RunRequest, config: &ContainerConfig, root
     spec.readonly = request.read_only;
     spec.init = request.init;
     spec.mounts = request.mounts.iter().map(bind).collect::<Result<_>>()?;
-    if request.terminal {
-        spec.terminal = Some(Terminal::default());
-    }
+    spec.terminal = request.terminal;
     spec.stdin = if request.interactive { inherit(0)? } else { Stdio::Null };
     spec.stdout = inherit(1)?;
     spec.stderr = inherit(2)?;
@@ -164,7 +172,7 @@ fn environment(request: &RunRequest, config: &ContainerConfig, home: &str) -> Ve
     if !has(&env, "HOME") {
         env.push(format!("HOME={home}"));
     }
-    if request.terminal && !has(&env, "TERM") {
+    if request.terminal.is_some() && !has(&env, "TERM") {
         env.push("TERM=xterm".to_owned());
     }
     env

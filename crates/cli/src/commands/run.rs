@@ -6,8 +6,9 @@ use std::process::ExitCode;
 use clap::Args;
 use kiln_engine::run::{BindMount, Published, RunRequest, run_image};
 
-use crate::environment::{Environment, cancel_on_signal};
+use crate::environment::Environment;
 use crate::error::{CliError, code};
+use crate::foreground::{Foreground, terminal_size};
 
 /// Run a command in a new container
 ///
@@ -40,6 +41,9 @@ pub struct RunArgs {
     /// Set a variable; without `=VALUE` it is taken from the environment
     #[arg(short, long = "env", value_name = "NAME[=VALUE]")]
     env: Vec<String>,
+    /// File with lines NAME=VALUE or NAME, and # comments
+    #[arg(long = "env-file", value_name = "FILE", value_hint = clap::ValueHint::FilePath)]
+    env_files: Vec<PathBuf>,
     /// Bind a directory or file, `SOURCE:TARGET[:ro]`
     #[arg(short, long = "volume", value_name = "SOURCE:TARGET")]
     volumes: Vec<String>,
@@ -70,8 +74,10 @@ pub struct RunArgs {
 pub fn run(args: &RunArgs, environment: &Environment) -> Result<ExitCode, CliError> {
     let request = request(args)?;
     let engine = environment.engine().map_err(|e| e.with_code(code::RUN_FAILED))?;
-    let cancel = cancel_on_signal();
-    match run_image(&engine, &request, &cancel) {
+    let foreground = Foreground::new(args.interactive, args.tty)?;
+    let exit = run_image(&engine, &request, &foreground, foreground.cancel());
+    foreground.finish();
+    match exit {
         Ok(code) => Ok(ExitCode::from(u8::try_from(code & 0xff).unwrap_or(code::RUN_FAILED))),
         Err(error) => {
             let code = match &error {
@@ -90,17 +96,22 @@ fn request(args: &RunArgs) -> Result<RunRequest, CliError> {
         "none" => false,
         other => return Err(CliError::usage(format!("--network {other}: use host or none"))),
     };
-    let env = args.env.iter().filter_map(|e| match e.contains('=') {
-        true => Some(e.clone()),
-        false => std::env::var(e).ok().map(|v| format!("{e}={v}")),
-    });
+    let mut env = Vec::new();
+    for file in &args.env_files {
+        let text = std::fs::read_to_string(file).map_err(|e| {
+            CliError::failed(format!("cannot read {}: {e}", file.display())).with_code(code::RUN_FAILED)
+        })?;
+        let lines = text.trim_start_matches('\u{feff}').lines().map(str::trim_start);
+        env.extend(lines.filter(|l| !l.is_empty() && !l.starts_with('#')).filter_map(variable));
+    }
+    env.extend(args.env.iter().filter_map(|e| variable(e)));
     Ok(RunRequest {
         image: args.image.clone(),
         command: args.command.clone(),
         interactive: args.interactive,
-        terminal: args.tty,
+        terminal: args.tty.then(terminal_size),
         init: args.init,
-        env: env.collect(),
+        env,
         mounts: args.volumes.iter().map(|v| volume(v)).collect::<Result<_, _>>()?,
         workdir: args.workdir.clone(),
         user: args.user.clone(),
@@ -110,6 +121,14 @@ fn request(args: &RunArgs) -> Result<RunRequest, CliError> {
         read_only: args.read_only,
         published: args.publish.iter().map(|p| published(p)).collect::<Result<_, _>>()?,
     })
+}
+
+/// `NAME=VALUE`; the value of a name alone is the environment's.
+fn variable(text: &str) -> Option<String> {
+    match text.contains('=') {
+        true => Some(text.to_owned()),
+        false => std::env::var(text).ok().map(|v| format!("{text}={v}")),
+    }
 }
 
 fn volume(text: &str) -> Result<BindMount, CliError> {
