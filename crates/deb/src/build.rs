@@ -171,7 +171,9 @@ fn config(resolution: &Resolution, certificates: bool) -> ImageConfig {
     let mut config = ImageConfig::empty(&platform);
     let created: Option<Timestamp> = Timestamp::from_seconds(resolution.date).ok();
     config.created = created;
-    config.config.env.push("PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin".into());
+    let debug = resolution.spec.debug && resolution.variant == Variant::Distroless;
+    let more = if debug { ":/busybox" } else { "" };
+    config.config.env.push(format!("PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin{more}"));
     if certificates {
         // For programs that look for certificates somewhere else than Debian's OpenSSL.
         config.config.env.push("SSL_CERT_FILE=/etc/ssl/certs/ca-certificates.crt".into());
@@ -180,11 +182,8 @@ fn config(resolution: &Resolution, certificates: bool) -> ImageConfig {
     if resolution.variant == Variant::Minbase && resolution.package("bash").is_some() {
         config.config.cmd = Some(vec!["bash".into()]);
     }
-    let distribution = &resolution.distribution;
-    let labels = [("name", distribution.origin.to_lowercase()), ("version", distribution.version.clone())];
-    for (name, value) in labels.into_iter().filter(|(_, value)| !value.is_empty()) {
-        let key = if name == "name" { "org.opencontainers.image.ref.name" } else { "org.opencontainers.image.version" };
-        config.config.labels.insert(key.into(), value);
+    if debug {
+        config.config.cmd = Some(vec!["/busybox/sh".into()]);
     }
     let mut public = resolution.spec.clone();
     (public.mirror, public.keyring, public.lock) = (None, None, None);

@@ -48,6 +48,15 @@ const SYSTEM: [&str; 14] = [
 ];
 const SYSTEM_FILES: [&str; 3] = ["etc/issue", "etc/issue.net", "etc/motd"];
 
+/// What Debian's busybox-static can do that helps to look around.
+const TOOLS: &str = "[ [[ ash awk base64 basename bzcat bzip2 cat chgrp chmod chown chroot clear cmp cp cut date dd df \
+                     diff dirname dmesg du echo ed env expr false find free getopt grep groups gunzip gzip head \
+                     hexdump hostname id ip kill killall less ln logger ls md5sum mkdir mkfifo mknod mktemp \
+                     more mv nc netstat nproc nslookup od paste patch pidof ping printf ps pwd readlink realpath \
+                     renice reset rev rm rmdir sed seq sh sha1sum sha256sum sha512sum sleep sort stat strings stty \
+                     sync tac tail tar tee telnet test time timeout top touch tr traceroute true truncate tty uname \
+                     uniq unlink unxz unzip uptime vi watch wc wget which whoami xargs xxd xzcat yes zcat";
+
 const ROOT: Option<Owner> = Some(Owner { uid: 0, gid: 0 });
 const NONROOT: Owner = Owner { uid: 65532, gid: 65532 };
 const BUNDLE: &str = "etc/ssl/certs/ca-certificates.crt";
@@ -79,6 +88,9 @@ pub fn finish(root: &Root, resolution: &Resolution, unpacked: &[Unpacked]) -> Re
     write_new(root, "etc/nsswitch.conf", nsswitch.as_bytes())?;
     link_alternatives(root, unpacked)?;
     certificates(root)?;
+    if resolution.spec.debug {
+        shell(root)?;
+    }
     for package in unpacked {
         status(root, package)?;
     }
@@ -216,6 +228,16 @@ fn certificates(root: &Root) -> Result<()> {
         if !root.exists(Path::new(link))? {
             root.symlink(Path::new(target), Path::new(link), ROOT)?;
         }
+    }
+    Ok(())
+}
+
+/// A shell and tools apart from all else, as distroless images with the tag `debug` have them.
+fn shell(root: &Root) -> Result<()> {
+    root.create_dir_all(Path::new("busybox"), 0o755, ROOT)?;
+    root.symlink(Path::new("/bin/busybox"), Path::new("busybox/busybox"), ROOT)?;
+    for name in TOOLS.split_whitespace() {
+        root.symlink(Path::new("busybox"), &Path::new("busybox").join(name), ROOT)?;
     }
     Ok(())
 }

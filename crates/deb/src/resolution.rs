@@ -19,9 +19,9 @@ use crate::spec::{Spec, Variant};
 use crate::universe::{Id, Universe};
 
 /// Counts up when the same packages would give other bytes.
-const BUILD_FORMAT: u32 = 1;
+const BUILD_FORMAT: u32 = 2;
 /// Counts up when the same archive would give other packages.
-const SEARCH_FORMAT: u32 = 1;
+const SEARCH_FORMAT: u32 = 2;
 
 /// The packages of a base.
 #[derive(Debug, Clone)]
@@ -126,7 +126,7 @@ fn search(spec: &Spec, archive: &Archive) -> Result<Found> {
     check_names(spec, &universe)?;
     let variant = spec.variant();
     let clauses: Vec<String> = spec.packages.iter().map(clause_of).collect();
-    let goals = goals(variant, &clauses, &universe);
+    let goals = goals(spec, &clauses, &universe);
     let solution = match variant {
         Variant::Minbase => resolve::resolve(&universe, &goals, None)?,
         Variant::Distroless => {
@@ -226,15 +226,22 @@ fn check_names(spec: &Spec, universe: &Universe<'_>) -> Result<()> {
 }
 
 /// What must be in the base, in the order of the search: what was asked for decides before what comes with the variant.
-fn goals<'a>(variant: Variant, requested: &'a [String], universe: &Universe<'a>) -> Vec<Goal<'a>> {
+fn goals<'a>(spec: &Spec, requested: &'a [String], universe: &Universe<'a>) -> Vec<Goal<'a>> {
     let mut goals: Vec<Goal<'a>> = requested.iter().map(|clause| Goal { clause, reason: Reason::Requested }).collect();
     let mut add = |names: Vec<&'a str>, reason: Reason| {
         goals.extend(names.into_iter().map(|clause| Goal { clause, reason: reason.clone() }));
     };
     let present = |name: &'static str| if universe.named(name).is_empty() { Vec::new() } else { vec![name] };
-    match variant {
-        // It says what distribution this is, and has the top directories.
-        Variant::Distroless => add(present("base-files"), Reason::Base),
+    match spec.variant() {
+        // What distribution this is with the top directories, the names of ports, times and authorities.
+        Variant::Distroless => {
+            for name in ["base-files", "netbase", "tzdata", "ca-certificates"] {
+                add(present(name), Reason::Base);
+            }
+            if spec.debug {
+                add(vec!["busybox-static"], Reason::Base);
+            }
+        }
         Variant::Minbase => {
             // kiln merges /usr itself; the package that does it on a running system would bring all of perl.
             add(present("usr-is-merged"), Reason::Base);
@@ -325,7 +332,10 @@ impl Resolution {
     fn identity(&self) -> Digest {
         let mut hasher = Hasher::new();
         hasher.field(b"kiln deb base").field(BUILD_FORMAT.to_le_bytes()).field(self.variant.as_str());
-        hasher.field(&self.arch).field([u8::from(self.spec.docs)]).field(self.date.to_le_bytes());
+        hasher
+            .field(&self.arch)
+            .field([u8::from(self.spec.docs), u8::from(self.spec.debug)])
+            .field(self.date.to_le_bytes());
         for text in [&self.distribution.origin, &self.distribution.codename, &self.distribution.version] {
             hasher.field(text);
         }

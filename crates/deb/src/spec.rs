@@ -7,8 +7,8 @@ use kiln_oci::Platform;
 
 use crate::{suggest, version};
 
-const OPTIONS: [&str; 10] =
-    ["packages", "variant", "mirror", "components", "keyring", "arch", "snapshot", "suites", "lock", "docs"];
+const OPTIONS: [&str; 11] =
+    ["packages", "variant", "mirror", "components", "keyring", "arch", "snapshot", "suites", "lock", "docs", "debug"];
 
 /// A base image made of a distribution's packages.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -35,6 +35,8 @@ pub struct Spec {
     pub lock: Option<String>,
     /// Keep documentation, manual pages and translations in a distroless base.
     pub docs: bool,
+    /// Add a shell and tools below `/busybox` to a distroless base.
+    pub debug: bool,
 }
 
 /// What kind of base.
@@ -147,6 +149,7 @@ impl Spec {
             suites: Vec::new(),
             lock: None,
             docs: false,
+            debug: false,
         }
     }
 
@@ -209,13 +212,8 @@ impl Spec {
                 })?);
             }
             "snapshot" => self.snapshot = Some(snapshot(value)?),
-            _ => {
-                self.docs = match value {
-                    "" | "true" | "keep" => true,
-                    "false" => false,
-                    other => return Err(bad("docs", other, "true or false")),
-                }
-            }
+            "debug" => self.debug = flag(option, value)?,
+            _ => self.docs = flag(option, value)?,
         }
         Ok(())
     }
@@ -245,6 +243,7 @@ impl fmt::Display for Spec {
             ("suites", Some(self.suites.join(",")).filter(|s| !s.is_empty())),
             ("lock", self.lock.clone()),
             ("docs", self.docs.then(|| "true".to_owned())),
+            ("debug", self.debug.then(|| "true".to_owned())),
         ];
         let mut sign = '?';
         for (name, value) in pairs {
@@ -271,6 +270,14 @@ fn list(value: &str) -> impl Iterator<Item = &str> {
 
 fn non_empty(option: &'static str, value: &str, expected: &str) -> Result<String, SpecError> {
     if value.is_empty() { Err(bad(option, value, expected)) } else { Ok(value.to_owned()) }
+}
+
+fn flag(option: &'static str, value: &str) -> Result<bool, SpecError> {
+    match value {
+        "" | "true" | "1" => Ok(true),
+        "false" | "0" => Ok(false),
+        other => Err(bad(option, other, "true or false")),
+    }
 }
 
 fn words(option: &'static str, value: &str, expected: &str) -> Result<Vec<String>, SpecError> {
