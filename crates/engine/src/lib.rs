@@ -8,10 +8,13 @@
 //! - a file of a container's root is only touched through `kiln_rootfs`.
 
 mod admission;
+pub mod archives;
 pub mod build;
 pub mod cache;
+mod changes;
 pub mod check_leaks;
 mod contexts;
+mod counted;
 pub mod debian;
 mod download;
 mod engine;

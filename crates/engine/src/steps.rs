@@ -130,6 +130,11 @@ impl Step {
         self.id
     }
 
+    /// Where its events go.
+    pub fn sink(&self) -> &Arc<dyn EventSink> {
+        &self.steps.sink
+    }
+
     /// Output.
     pub fn log(&self, stream: Stream, bytes: &[u8]) {
         if !bytes.is_empty() {

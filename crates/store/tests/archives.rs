@@ -267,7 +267,7 @@ fn hostile_and_broken_archives_are_refused_with_a_reason() {
         (manifest(r#"["a","a","a"]"#), manifest(r#"["../../etc/passwd","b","c"]"#), manifest(r#"["a"]"#));
     let cases: Vec<(Vec<u8>, &str)> = vec![
         (vec![], "neither an index.json nor a manifest.json"),
-        (b"PK\x03\x04 something else that is not a tar at all".repeat(40), "damaged or cut off"),
+        (b"PK\x03\x04 something else that is not a tar at all".repeat(40), "it is not a tar"),
         (archive(&[("etc/passwd", b"root")]), "neither an index.json nor a manifest.json"),
         (archive(&[("0123/layer.tar", b"x"), ("0123/json", b"{}")]), "before 1.10"),
         (archive(&[(&wrong, b"wrong")]), "content is damaged"),
@@ -296,7 +296,31 @@ fn hostile_and_broken_archives_are_refused_with_a_reason() {
     let bomb = gzip(&archive(&[("x", &vec![0; 4 << 20])]));
     let options = LoadOptions { max_size: 1 << 20, ..LoadOptions::default() };
     let error = store.load(Box::new(Cursor::new(bomb)), &options).unwrap_err();
-    assert!(error.to_string().contains("more than 1048576 bytes"), "{error}");
+    assert!(error.to_string().contains("more than there is room for"), "{error}");
+}
+
+#[test]
+fn a_name_without_end_is_not_read_into_memory() {
+    let mut header = tar::Header::new_gnu();
+    header.set_entry_type(tar::EntryType::GNULongName);
+    header.set_path("././@LongLink").unwrap();
+    header.set_size(4 << 30);
+    header.set_cksum();
+    let (read, writer) = std::io::pipe().unwrap();
+    let feeding = std::thread::spawn(move || {
+        use std::io::Write;
+        let mut writer = writer;
+        let mut sent = 0;
+        let zeros = vec![b'a'; 1 << 20];
+        _ = writer.write_all(header.as_bytes());
+        while sent < 64 && writer.write_all(&zeros).is_ok() {
+            sent += 1;
+        }
+        sent
+    });
+    let error = Env::new().store.load(Box::new(read), &LoadOptions::default()).unwrap_err();
+    assert!(error.to_string().contains("a name of more than"), "{error}");
+    assert!(feeding.join().unwrap() < 16, "it stopped soon");
 }
 
 #[test]
@@ -340,49 +364,22 @@ fn a_root_file_system_becomes_an_image() {
     let env = Env::new();
     let plain = tar("hello", b"world");
     let diff_id = Digest::of(&plain);
-    let mut xz = lzma(&plain);
-    for (bytes, media_type, kept) in [
-        (plain.clone(), media::OCI_LAYER_GZIP, false),
-        (gzip(&plain), media::OCI_LAYER_GZIP, true),
-        (compressed(&plain, Compression::Zstd), media::OCI_LAYER_ZSTD, true),
-        (std::mem::take(&mut xz), media::OCI_LAYER_GZIP, false),
-    ] {
-        if bytes.is_empty() {
-            eprintln!("no xz here: not tested");
-            continue;
-        }
-        let given = Digest::of(&bytes);
-        let (layer, found) = env.store.import_layer(Box::new(Cursor::new(bytes))).unwrap();
-        assert_eq!((found, layer.media_type.as_str(), layer.digest == given), (diff_id, media_type, kept));
-        let mut options = ImportOptions::new("rootfs.tar");
-        options.config.cmd = Some(vec!["/hello".into()]);
-        let target = env.store.import_image(&layer, &diff_id, &options).unwrap();
-        env.store.images().put(&name("imported"), &target).unwrap();
-        let view = env.store.images().manifest(&target, &Platform::host()).unwrap();
-        assert_eq!(view.config.rootfs.diff_ids, [diff_id]);
-        assert_eq!(view.config.history[0].comment.as_deref(), Some("Imported from rootfs.tar"));
-        assert_eq!(view.config.config.cmd, Some(vec!["/hello".into()]));
-    }
+    let bytes = gzip(&plain);
+    let layer = Descriptor::of(media::OCI_LAYER_GZIP, &bytes);
+    env.store.content().put(&bytes).unwrap();
+    let mut options = ImportOptions::new("rootfs.tar");
+    options.config.cmd = Some(vec!["/hello".into()]);
+    let target = env.store.import_image(&layer, &diff_id, &options).unwrap();
+    env.store.images().put(&name("imported"), &target).unwrap();
+    let view = env.store.images().manifest(&target, &Platform::host()).unwrap();
+    assert_eq!(view.config.rootfs.diff_ids, [diff_id]);
+    assert_eq!(view.config.history[0].comment.as_deref(), Some("Imported from rootfs.tar"));
+    assert_eq!(view.config.config.cmd, Some(vec!["/hello".into()]));
     let options = ImportOptions { message: Some("mine".into()), ..ImportOptions::new("-") };
     let layer = Descriptor::of(media::OCI_LAYER, b"");
     let target = env.store.import_image(&layer, &diff_id, &options).unwrap();
     let config = env.store.images().manifest(&target, &Platform::host()).unwrap().config;
     assert_eq!(config.history[0].comment.as_deref(), Some("mine"));
-    for bad in [b"not a tar".to_vec(), vec![b'x'; 4096], gzip(b"neither")] {
-        let error = env.store.import_layer(Box::new(Cursor::new(bad))).unwrap_err();
-        assert!(error.to_string().contains("it is not a tar"), "{error}");
-    }
-    let cut = gzip(&plain);
-    let error = env.store.import_layer(Box::new(Cursor::new(cut[..cut.len() - 9].to_vec()))).unwrap_err();
-    assert!(error.to_string().contains("damaged or cut off"), "{error}");
-}
-
-/// Compressed by the program xz, if it is here.
-fn lzma(bytes: &[u8]) -> Vec<u8> {
-    let dir = tempfile::tempdir().unwrap();
-    let path = dir.path().join("t");
-    fs::write(&path, bytes).unwrap();
-    Command::new("xz").arg("-c").arg(path).output().map(|o| o.stdout).unwrap_or_default()
 }
 
 #[test]

@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use clap::{Args, Subcommand};
 
-use super::{history, image_prune, images, inspect, rmi, tag};
+use super::{history, image_prune, images, import, inspect, load, pull, push, rmi, save, tag};
 use crate::environment::Environment;
 use crate::error::CliError;
 
@@ -20,12 +20,17 @@ pub struct ImageArgs {
 enum ImageCommand {
     Build(Box<super::build::BuildArgs>),
     History(history::HistoryArgs),
+    Import(import::ImportArgs),
     Inspect(inspect::InspectArgs),
+    Load(load::LoadArgs),
     #[command(visible_alias = "list")]
     Ls(images::ImagesArgs),
     Prune(image_prune::ImagePruneArgs),
+    Pull(pull::PullArgs),
+    Push(push::PushArgs),
     #[command(visible_alias = "remove")]
     Rm(rmi::RmiArgs),
+    Save(save::SaveArgs),
     Tag(tag::TagArgs),
 }
 
@@ -34,9 +39,14 @@ pub fn run(args: &ImageArgs, environment: &Environment) -> Result<ExitCode, CliE
     match &args.command {
         ImageCommand::Build(args) => super::build_run::run(args, environment),
         ImageCommand::History(args) => history::run(args, environment),
+        ImageCommand::Import(args) => import::run(args, environment),
+        ImageCommand::Load(args) => load::run(args, environment),
+        ImageCommand::Save(args) => save::run(args, environment),
         ImageCommand::Inspect(args) => inspect::run(args, environment),
         ImageCommand::Ls(args) => images::run(args, environment),
         ImageCommand::Prune(args) => image_prune::run(args, environment),
+        ImageCommand::Pull(args) => pull::run(args, environment),
+        ImageCommand::Push(args) => push::run(args, environment),
         ImageCommand::Rm(args) => rmi::run(args, environment),
         ImageCommand::Tag(args) => tag::run(args, environment),
     }

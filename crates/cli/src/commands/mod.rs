@@ -15,7 +15,9 @@ mod history;
 mod image;
 mod image_prune;
 mod images;
+mod import;
 mod inspect;
+mod load;
 mod login;
 mod logout;
 mod logs;
@@ -26,6 +28,7 @@ mod push;
 mod referrers;
 mod rmi;
 mod run;
+mod save;
 mod ssh_keys;
 mod tag;
 
@@ -63,6 +66,9 @@ enum Command {
     Inspect(inspect::InspectArgs),
     Tag(tag::TagArgs),
     Rmi(rmi::RmiArgs),
+    Save(save::SaveArgs),
+    Load(load::LoadArgs),
+    Import(import::ImportArgs),
     Image(image::ImageArgs),
     Login(login::LoginArgs),
     Logout(logout::LogoutArgs),
@@ -87,6 +93,9 @@ pub fn run(cli: Cli) -> Result<ExitCode, CliError> {
         Command::Inspect(args) => inspect::run(&args, &environment),
         Command::Tag(args) => tag::run(&args, &environment),
         Command::Rmi(args) => rmi::run(&args, &environment),
+        Command::Save(args) => save::run(&args, &environment),
+        Command::Load(args) => load::run(&args, &environment),
+        Command::Import(args) => import::run(&args, &environment),
         Command::Image(args) => image::run(&args, &environment),
         Command::Login(args) => login::run(&args, &environment),
         Command::Logout(args) => logout::run(&args, &environment),

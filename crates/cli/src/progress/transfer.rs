@@ -19,6 +19,28 @@ pub enum Direction {
     Pull,
     /// To a registry.
     Push,
+    /// Into an archive; what has to be fetched for it is pulled.
+    Save,
+    /// From an archive.
+    Load,
+}
+
+impl Direction {
+    /// What is done with a part, and what was done.
+    fn words(self, name: &str) -> (&'static str, &'static str) {
+        match self {
+            Self::Push => ("Pushing", "Pushed"),
+            Self::Save if !name.starts_with("layer ") => ("Writing", "Written"),
+            Self::Load => ("Reading", "Read"),
+            Self::Pull | Self::Save => ("Pulling", "Pull complete"),
+        }
+    }
+
+    /// Whether a part is worth a line.
+    fn shows(self, name: &str) -> bool {
+        // manifests and configs are small: their turn is no news
+        matches!(self, Self::Save | Self::Load) || name.starts_with("layer ")
+    }
 }
 
 /// Time between two lines of one layer in a log.
@@ -72,12 +94,11 @@ impl Transfer {
     fn done(&mut self, name: &str, size: u64) {
         let (id, how) = split(name);
         let known = self.items.iter().position(|i| split(&i.name).0 == id).map(|i| self.items.remove(i));
-        let verdict = match (how, self.direction) {
-            ("", Direction::Pull) => "Pull complete",
-            ("", Direction::Push) => "Pushed",
-            ("is here", _) => "Already exists",
-            ("is there", _) => "Layer already exists",
-            (other, _) => other,
+        let verdict = match how {
+            "" => self.direction.words(name).1,
+            "is here" => "Already exists",
+            "is there" => "Layer already exists",
+            other => other,
         };
         let mut line = format!("{id}: {}", capitalised(verdict));
         if let (Some(item), "") = (known, how) {
@@ -105,8 +126,8 @@ impl Transfer {
     }
 
     fn live(&self) -> Vec<String> {
-        let verb = if self.direction == Direction::Pull { "Pulling" } else { "Pushing" };
-        self.items.iter().map(|item| cut(&item.bar_line(verb), self.width)).collect()
+        let line = |item: &Item| item.bar_line(self.direction.words(&item.name).0);
+        self.items.iter().map(|item| cut(&line(item), self.width)).collect()
     }
 }
 
@@ -154,8 +175,7 @@ impl Item {
 impl Renderer for Transfer {
     fn event(&mut self, event: Event) {
         match event {
-            // manifests and configs are small: their turn is no news
-            Event::Progress { item, .. } if !item.starts_with("layer ") => {}
+            Event::Progress { item, .. } if !self.direction.shows(&item) => {}
             Event::Progress { item, current, done: true, .. } => self.done(&item, current),
             Event::Progress { item, current, total, done: false, .. } => self.progress(item, current, total),
             Event::Warning(text) => self.pending.push(format!("WARNING: {}", printable(text.as_bytes()))),

@@ -5,4 +5,5 @@ mod files;
 mod write;
 
 pub use assemble::{Assembled, Parts, assemble};
-pub use write::{Exported, export, target};
+pub use files::with_writer;
+pub use write::{Exported, export, save_directory, target};

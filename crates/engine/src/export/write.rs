@@ -142,7 +142,7 @@ fn to_archive(job: &Job, output: &ArchiveOutput, target: Descriptor, images: &[A
     let format = if output.docker { ArchiveFormat::Docker } else { ArchiveFormat::Oci };
     let store = &job.engine.store;
     match (&output.dest, output.directory) {
-        (Destination::Path(path), true) => save_directory(store, &archive, format, path)?,
+        (Destination::Path(path), true) => save_directory(store, &archive, format, None, path)?,
         (Destination::Stdout, true) => return Err(Error::request("tar=false needs dest=DIRECTORY")),
         (dest, false) => {
             ensure_parent(dest)?;
@@ -153,12 +153,18 @@ fn to_archive(job: &Job, output: &ArchiveOutput, target: Descriptor, images: &[A
 }
 
 /// The archive unpacked while it is written.
-fn save_directory(store: &kiln_store::Store, images: &[SaveImage], format: ArchiveFormat, path: &Path) -> Result<()> {
+pub fn save_directory(
+    store: &kiln_store::Store,
+    images: &[SaveImage],
+    format: ArchiveFormat,
+    platform: Option<&kiln_oci::Platform>,
+    path: &Path,
+) -> Result<()> {
     std::fs::create_dir_all(path).map_err(|e| Error::io("create", path, e))?;
     let root = Root::open(path)?;
     let (reader, mut writer) = std::io::pipe().map_err(|e| Error::io("open", "a pipe", e))?;
     let extracting = std::thread::spawn(move || extract(reader, &root, &ExtractOptions::default()));
-    let saved = store.save(images, format, None, &mut writer);
+    let saved = store.save(images, format, platform, &mut writer);
     drop(writer);
     let extracted = extracting.join().unwrap_or(Err(kiln_rootfs::RootfsError::NotFound { path: path.to_owned() }));
     extracted?;

@@ -13,6 +13,7 @@ use kiln_oci::{
 use rustix::fs::{Mode, OFlags};
 
 use super::MAX_INDEX;
+use super::load::{Loaded, add_names, entry_name};
 use crate::content;
 use crate::error::{Context, Error, Result};
 use crate::images::{MAX_CONFIG, MAX_MANIFEST};
@@ -111,6 +112,26 @@ impl OciLayout {
     /// Copies an image into a store: of `platform`, or all that is here. Returns its manifest or index. Hold a lease.
     pub fn copy_image(&self, target: &Descriptor, platform: Option<&Platform>, store: &Store) -> Result<Descriptor> {
         self.copy_nested(target, platform, store, 0)
+    }
+
+    /// Copies all its images into a store, of a platform or as they are, with the names that they have here. Hold a lease.
+    pub fn load(&self, platform: Option<&Platform>, store: &Store) -> Result<Vec<Loaded>> {
+        let mut loaded: Vec<Loaded> = Vec::new();
+        for entry in &self.index.manifests {
+            let (name, mut target) = entry_name(entry);
+            target = self.copy_image(&target, platform, store)?;
+            if !loaded.iter().any(|l| l.target.digest == target.digest) {
+                loaded.push(Loaded { target: target.clone(), names: Vec::new(), ignored: Vec::new() });
+            }
+            let image = loaded.iter_mut().find(|l| l.target.digest == target.digest);
+            if let (Some(image), Some(name)) = (image, name) {
+                add_names(image, &[name]);
+            }
+        }
+        if loaded.is_empty() {
+            return Err(Error::Archive(format!("{} has no images", self.path.display())));
+        }
+        Ok(loaded)
     }
 
     fn copy_nested(

@@ -4,6 +4,8 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::io::{self, Read};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use kiln_oci::media::{self, Compression};
 use kiln_oci::{
@@ -22,7 +24,7 @@ pub struct LoadOptions {
     /// Do not record the images: only their content is put into the store, kept by the caller's lease. For images that are an
     /// input of a build.
     pub content_only: bool,
-    /// Refuse archives that unpack to more bytes than this; 0 is no limit.
+    /// Refuse archives that put more bytes than this into the store, or whose layers unpack to more; 0 is no limit.
     pub max_size: u64,
 }
 
@@ -39,6 +41,8 @@ pub struct Loaded {
 
 /// Entries that are not metadata: more than any image has.
 const MAX_ENTRIES: usize = 100_000;
+/// What may be between two entries: long names, attributes.
+const MAX_NAMES: u64 = 4 << 20;
 /// What may follow the end of a tar: padding.
 const MAX_TRAILER: u64 = 16 << 20;
 
@@ -50,8 +54,9 @@ impl Store {
         let bad = |e: io::Error| Error::Archive(format!("it can't be read: {e}"));
         let (_, decoded) = kiln_compress::decoder(reader).map_err(bad)?;
         let limit = if options.max_size == 0 { u64::MAX } else { options.max_size };
-        let mut spool = Spool { store: self, files: BTreeMap::new(), links: HashMap::new(), small: HashMap::new() };
-        spool.read(Box::new(kiln_compress::LimitReader::new(decoded, limit)))?;
+        let mut spool =
+            Spool { store: self, left: limit, files: BTreeMap::new(), links: HashMap::new(), small: HashMap::new() };
+        spool.read(decoded)?;
         let loaded = spool.images()?;
         if !options.content_only {
             for image in &loaded {
@@ -68,6 +73,8 @@ impl Store {
 /// What was read of an archive.
 struct Spool<'a> {
     store: &'a Store,
+    /// Bytes that may still be stored.
+    left: u64,
     /// Names of blobs.
     files: BTreeMap<String, (Digest, u64)>,
     /// Symbolic and hard links, which old archives use for layers that are in it twice.
@@ -98,9 +105,20 @@ fn damaged(e: io::Error) -> Error {
 
 impl Spool<'_> {
     fn read(&mut self, reader: Box<dyn Read + Send>) -> Result<()> {
-        let mut archive = tar::Archive::new(reader);
+        let limit = Arc::new(AtomicU64::new(MAX_NAMES));
+        let mut archive = tar::Archive::new(Guard { inner: reader, position: 0, limit: Arc::clone(&limit) });
+        let mut first = true;
         for entry in archive.entries().map_err(damaged)? {
-            let mut entry = entry.map_err(damaged)?;
+            let mut entry = match entry {
+                // The library quotes what it can't read, which may be anything.
+                Err(e) if first && e.to_string().contains("cksum") => {
+                    return Err(Error::Archive("it is not a tar".into()));
+                }
+                entry => entry.map_err(damaged)?,
+            };
+            first = false;
+            let end = entry.raw_file_position().saturating_add(entry.size());
+            limit.store(end.saturating_add(MAX_NAMES), Ordering::Relaxed);
             let name = normal(&entry.path_bytes());
             if self.files.len() + self.links.len() > MAX_ENTRIES {
                 return Err(Error::Archive(format!("it has more than {MAX_ENTRIES} entries")));
@@ -120,9 +138,12 @@ impl Spool<'_> {
                     let target = normal(&[parent.as_bytes(), b"/", &target].concat());
                     self.links.insert(name, target);
                 }
+                // Its length is not what it takes in the archive.
+                tar::EntryType::GNUSparse => return Err(Error::Archive(format!("{name:?} is a sparse file"))),
                 _ => {}
             }
         }
+        limit.store(u64::MAX, Ordering::Relaxed);
         // Whoever writes into our pipe is not to die of it because we stopped before the padding.
         io::copy(&mut archive.into_inner().take(MAX_TRAILER), &mut io::sink()).map_err(damaged)?;
         Ok(())
@@ -154,11 +175,19 @@ impl Spool<'_> {
             Some(digest) => self.store.content().writer_for(digest)?,
             None => self.store.content().writer()?,
         };
+        if size > self.left {
+            return Err(self.too_large());
+        }
         copy(entry, &mut writer)?;
         complete(writer.size(), size)?;
+        self.left -= size;
         let blob = writer.commit(claimed.as_ref())?;
         self.files.insert(name, blob);
         Ok(())
+    }
+
+    fn too_large(&self) -> Error {
+        Error::Archive(format!("it unpacks to more than there is room for ({} bytes are left)", self.left))
     }
 
     /// The blob that a name leads to.
@@ -202,12 +231,9 @@ impl Spool<'_> {
 
     fn oci_images(&self, index: Index, docker: &[DockerManifest]) -> Result<Vec<Loaded>> {
         let mut loaded: Vec<Loaded> = Vec::new();
-        for mut descriptor in index.manifests {
-            let mut names: Vec<String> = Vec::new();
-            let mut take = |key: &str| descriptor.annotations.remove(key);
-            let (full, short) = (take(ANNOTATION_CONTAINERD_NAME), take(ANNOTATION_REF_NAME));
-            // A bare tag is the name of nothing.
-            names.extend(full.or_else(|| short.filter(|s| s.contains([':', '/', '@']))));
+        for entry in index.manifests {
+            let (name, descriptor) = entry_name(&entry);
+            let mut names: Vec<String> = name.into_iter().collect();
             self.check(&descriptor, 0)?;
             names.extend(self.docker_names(&descriptor, docker)?);
             match loaded.iter_mut().find(|l| l.target.digest == descriptor.digest) {
@@ -310,8 +336,10 @@ impl Spool<'_> {
         }
         let path = self.store.content().path(&digest);
         let file = Box::new(self.store.content().open(&digest)?);
-        let (format, mut tar) = kiln_compress::decoder(file).ctx("read", &path)?;
+        let (format, tar) = kiln_compress::decoder(file).ctx("read", &path)?;
         let mut hasher = diff_id.hasher();
+        // What could never be unpacked here is not worth the hours that hashing it may take.
+        let mut tar = kiln_compress::LimitReader::new(tar, self.left);
         io::copy(&mut tar, &mut hasher).map_err(damaged)?;
         crate::content::verify(diff_id, hasher.finish())?;
         match format.layer_compression() {
@@ -321,6 +349,25 @@ impl Spool<'_> {
                 format.name()
             ))),
         }
+    }
+}
+
+/// Refuses to read far beyond the entry at hand: the library reads the names of the next one, however long they claim to be, into
+/// memory.
+struct Guard {
+    inner: Box<dyn Read + Send>,
+    position: u64,
+    limit: Arc<AtomicU64>,
+}
+
+impl Read for Guard {
+    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        if self.position > self.limit.load(Ordering::Relaxed) {
+            return Err(io::Error::other(format!("an entry has a name of more than {MAX_NAMES} bytes")));
+        }
+        let n = self.inner.read(buf)?;
+        self.position += n as u64;
+        Ok(n)
     }
 }
 
@@ -343,7 +390,16 @@ fn copy(from: &mut dyn Read, to: &mut crate::BlobWriter) -> Result<()> {
     }
 }
 
-fn add_names(image: &mut Loaded, names: &[String]) {
+/// The name of an entry of `index.json`, and the entry without it.
+pub(super) fn entry_name(entry: &Descriptor) -> (Option<String>, Descriptor) {
+    let mut descriptor = entry.clone();
+    let mut take = |key: &str| descriptor.annotations.remove(key);
+    let (full, short) = (take(ANNOTATION_CONTAINERD_NAME), take(ANNOTATION_REF_NAME));
+    // A bare tag is the name of nothing.
+    (full.or_else(|| short.filter(|s| s.contains([':', '/', '@']))), descriptor)
+}
+
+pub(super) fn add_names(image: &mut Loaded, names: &[String]) {
     for name in names {
         match name.parse::<Reference>() {
             Ok(parsed) => {
