@@ -62,12 +62,36 @@ pub fn after_carriage_return(line: &[u8]) -> &[u8] {
     line.rsplit(|b| *b == b'\r').next().unwrap_or(line)
 }
 
-/// Cuts `text` to `width` columns, counting a character as one column.
+/// Columns that a terminal needs for `text`.
+pub fn columns(text: &str) -> usize {
+    unicode_width::UnicodeWidthStr::width(text)
+}
+
+/// Cuts `text` to `width` columns.
 pub fn cut(text: &str, width: usize) -> String {
-    match text.char_indices().nth(width) {
-        None => text.to_owned(),
-        Some(_) if width == 0 => String::new(),
-        Some(_) => text.chars().take(width - 1).chain(['…']).collect(),
+    if columns(text) <= width {
+        return text.to_owned();
+    }
+    let (mut out, mut used) = (String::new(), 1);
+    for c in text.chars() {
+        used += unicode_width::UnicodeWidthChar::width(c).unwrap_or(0);
+        if used > width {
+            break;
+        }
+        out.push(c);
+    }
+    if width > 0 {
+        out.push('…');
+    }
+    out
+}
+
+/// How far a transfer is: `1.2MB / 3MB`; nothing for what has no size.
+pub fn amount(current: u64, total: Option<u64>) -> String {
+    match total {
+        Some(total) => format!("{} / {}", human_size(current), human_size(total)),
+        None if current > 0 => human_size(current),
+        None => String::new(),
     }
 }
 
@@ -87,6 +111,16 @@ mod tests {
         ] {
             assert_eq!(human_size(bytes), shown);
         }
+    }
+
+    #[test]
+    fn lines_are_cut_by_columns() {
+        assert_eq!(cut("abcdef", 6), "abcdef");
+        assert_eq!(cut("abcdef", 5), "abcd…");
+        assert_eq!(cut("日本語", 6), "日本語");
+        assert_eq!(cut("日本語", 5), "日本…");
+        assert_eq!(cut("日本語", 4), "日…");
+        assert_eq!(cut("abc", 0), "");
     }
 
     #[test]

@@ -7,7 +7,7 @@ use std::time::{Instant, SystemTime};
 use kiln_engine::events::{Event, Outcome, StepId};
 
 use super::Renderer;
-use super::format::{human_size, seconds};
+use super::format::{amount, seconds};
 
 pub struct Plain {
     explain: bool,
@@ -129,9 +129,9 @@ impl Renderer for Plain {
                     return;
                 }
                 step.last_progress.insert(item.clone(), Instant::now());
-                let total = total.map(|t| format!(" / {}", human_size(t))).unwrap_or_default();
-                let end = if done { " done" } else { "" };
-                self.line(id, &format!("{item} {}{total}{end}", human_size(current)));
+                let amount = amount(current, total);
+                let parts = [&*item, &amount, if done { "done" } else { "" }];
+                self.line(id, &parts.into_iter().filter(|p| !p.is_empty()).collect::<Vec<_>>().join(" "));
             }
             Event::Miss { id, reasons } if self.explain => {
                 for reason in reasons {

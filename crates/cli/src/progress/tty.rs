@@ -1,4 +1,7 @@
 //! The terminal view: finished steps scroll up, running steps are redrawn below with the tail of their output.
+//!
+//! A frame is one write, which terminals that know how show at once. Lines never exceed the terminal, and if it was made
+//! narrower meanwhile, the rows that the terminal itself made of the last frame are counted.
 
 use std::collections::HashMap;
 use std::io::Write;
@@ -8,10 +11,14 @@ use std::time::{Duration, Instant};
 use kiln_engine::events::{Event, Outcome, StepId};
 
 use super::Renderer;
-use super::format::{after_carriage_return, cut, human_size, printable, seconds};
+use super::format::{after_carriage_return, amount, columns, cut, human_size, printable, seconds};
 
 /// Lines of output shown for each running step, `BUILDKIT_TTY_LOG_LINES` overrides.
 const TAIL: usize = 6;
+
+/// Mode 2026: what is written between the two is shown at once. Terminals that do not know it ignore it.
+const BEGIN_FRAME: &str = "\x1b[?2026h";
+const END_FRAME: &str = "\x1b[?2026l";
 
 pub struct Tty {
     explain: bool,
@@ -23,8 +30,10 @@ pub struct Tty {
     known: usize,
     finished: usize,
     cached: usize,
-    /// Lines of the live part now on the screen.
-    drawn: usize,
+    failed: bool,
+    started: usize,
+    /// Columns of each line of the live part that is now on the screen.
+    drawn: Vec<usize>,
     pending: Vec<String>,
 }
 
@@ -58,7 +67,9 @@ impl Tty {
             known: 0,
             finished: 0,
             cached: 0,
-            drawn: 0,
+            failed: false,
+            started: 0,
+            drawn: Vec::new(),
             pending: Vec::new(),
         }
     }
@@ -69,9 +80,9 @@ impl Tty {
 
     /// A line with `left` cut to fit and `right` at the right edge.
     fn row(left: &str, right: &str, width: usize) -> String {
-        let room = width.saturating_sub(right.chars().count() + 1);
+        let room = width.saturating_sub(columns(right) + 1);
         let left = cut(left, room);
-        let pad = room.saturating_sub(left.chars().count());
+        let pad = room.saturating_sub(columns(&left));
         format!("{left}{} {right}", " ".repeat(pad))
     }
 
@@ -86,28 +97,34 @@ impl Tty {
                 return;
             }
             Outcome::Done => ("", "34"),
-            Outcome::Failed(_) => ("ERROR ", "31"),
+            Outcome::Failed(_) => {
+                self.failed = true;
+                ("ERROR ", "31")
+            }
             Outcome::Cancelled => ("CANCELED ", "33"),
         };
         let row = Self::row(&format!(" => {mark}{}", step.name), &seconds(elapsed), width);
         let mut lines = vec![self.paint(code, &row)];
+        for item in step.items.iter().filter(|i| i.done) {
+            let row = Self::row(&format!(" => => {}", item.name), &amount(item.current, None), width);
+            lines.push(self.paint("2", row.trim_end()));
+        }
         if self.explain {
             lines.extend(step.reasons.iter().map(|r| self.paint("2", &cut(&format!("    not cached: {r}"), width))));
         }
         self.pending.extend(lines);
     }
 
-    fn live(&self) -> Vec<String> {
-        let width = width();
+    fn head(&self, known: usize, end: &str) -> String {
         let cached = if self.cached > 0 { format!(", {} cached", self.cached) } else { String::new() };
-        let head = format!(
-            "[+] Building {} ({}/{}{cached})",
-            seconds(self.begun.elapsed()),
-            self.finished,
-            self.known.max(self.finished)
-        );
-        let mut lines = vec![cut(&head, width)];
-        let room = height().saturating_sub(2).max(4);
+        let elapsed = seconds(self.begun.elapsed());
+        format!("[+] Building {elapsed} ({}/{}{cached}){end}", self.finished, known.max(self.finished))
+    }
+
+    fn live(&self) -> Vec<String> {
+        let (width, height) = size();
+        let mut lines = vec![cut(&self.head(self.known, ""), width)];
+        let room = height.saturating_sub(2).max(4);
         let tail = (room / self.running.len().max(1)).saturating_sub(1).min(self.tail);
         for id in &self.running {
             let Some(step) = self.steps.get(id) else { continue };
@@ -126,17 +143,19 @@ impl Tty {
     }
 
     fn redraw(&mut self, live: &[String]) {
-        let mut out = String::new();
-        if self.drawn > 0 {
-            out.push_str(&format!("\x1b[{}A", self.drawn));
+        let width = width();
+        let rows: usize = self.drawn.iter().map(|columns| columns.div_ceil(width).max(1)).sum();
+        let mut out = String::from(BEGIN_FRAME);
+        if rows > 0 {
+            out.push_str(&format!("\x1b[{rows}A\r"));
         }
         for line in self.pending.drain(..).as_slice().iter().chain(live) {
-            out.push_str("\x1b[2K");
             out.push_str(line);
-            out.push('\n');
+            out.push_str("\x1b[K\n");
         }
         out.push_str("\x1b[J");
-        self.drawn = live.len();
+        out.push_str(END_FRAME);
+        self.drawn = live.iter().map(|line| columns(&printable(line.as_bytes()))).collect();
         let mut err = std::io::stderr().lock();
         let _ = err.write_all(out.as_bytes());
         let _ = err.flush();
@@ -146,8 +165,10 @@ impl Tty {
 impl Item {
     fn shown(&self) -> String {
         let rate = self.current as f64 / self.since.elapsed().as_secs_f64().max(0.1);
-        let total = self.total.map(|t| format!(" / {}", human_size(t))).unwrap_or_default();
-        format!("{}{total} {}/s", human_size(self.current), human_size(rate as u64))
+        match (self.current, self.total) {
+            (0, None) => String::new(),
+            (current, total) => format!("{} {}/s", amount(current, total), human_size(rate as u64)),
+        }
     }
 }
 
@@ -181,10 +202,6 @@ pub(super) fn width() -> usize {
     size().0
 }
 
-fn height() -> usize {
-    size().1
-}
-
 impl Renderer for Tty {
     fn event(&mut self, event: Event) {
         match event {
@@ -203,6 +220,7 @@ impl Renderer for Tty {
             Event::Started { id, .. } => {
                 if let Some(step) = self.steps.get_mut(&id) {
                     step.started = Some(Instant::now());
+                    self.started += 1;
                     self.running.push(id);
                 }
             }
@@ -239,11 +257,10 @@ impl Renderer for Tty {
     }
 
     fn finish(&mut self) {
-        let mut live = self.live();
-        live.truncate(1);
-        if let Some(head) = live.first_mut() {
-            *head = head.replace("Building", "Finished in");
-        }
-        self.redraw(&live);
+        // What was never needed does not count any more.
+        let known = self.started.max(self.finished);
+        let done = self.finished == known && !self.failed;
+        let head = cut(&self.head(known, if done { " FINISHED" } else { "" }), width());
+        self.redraw(&[head]);
     }
 }
