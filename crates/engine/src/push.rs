@@ -3,6 +3,7 @@
 //! Manifests go last, and an index after its manifests: a name never leads to something that is not whole.
 
 use std::io::{self, Read};
+use std::time::Duration;
 
 use kiln_oci::{Descriptor, Manifest, ManifestKind, Reference};
 use kiln_registry::{BlobSource, Pushed};
@@ -11,6 +12,9 @@ use crate::engine::Engine;
 use crate::error::{Error, Result};
 use crate::steps::{Reporter, Step};
 use crate::transfer::in_parallel;
+
+/// How long it is remembered where a blob was pushed to.
+const REMEMBER: Duration = Duration::from_secs(90 * 24 * 3600);
 
 impl Engine {
     /// Uploads an image; blobs that the registry has are left out.
@@ -92,14 +96,25 @@ impl Engine {
             self.fetch_blob(from, blob, Some(step))?;
         }
         let source = StoredBlob { engine: self, blob, reporter: reporter.clone() };
-        let mounts: Vec<Reference> = from.into_iter().collect();
+        let pushed_before = pushed_key(name, blob);
+        let before = self.store.meta().get_as::<String>(&pushed_before)?;
+        let mounts: Vec<Reference> = from.into_iter().chain(before.iter().filter_map(|n| n.parse().ok())).collect();
         match self.registry.push_blob(name, blob, &source, &mounts)? {
             Pushed::Exists => reporter.done(blob.size, "is there"),
             Pushed::Mounted(from) => reporter.done(blob.size, &format!("mounted from {from}")),
             Pushed::Uploaded(_) => reporter.done(blob.size, ""),
         }
+        let here = name.name();
+        if before.as_ref() != Some(&here) {
+            self.store.meta().put_as(&pushed_before, &here, Some(REMEMBER))?;
+        }
         Ok(())
     }
+}
+
+/// Where a registry has a blob, for a mount from there.
+fn pushed_key(name: &Reference, blob: &Descriptor) -> String {
+    format!("pushed {} {}", name.registry(), blob.digest)
 }
 
 /// A blob of the store, for uploads.

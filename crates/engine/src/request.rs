@@ -173,6 +173,8 @@ pub struct ImageOutput {
     pub push: bool,
     /// Upload without a tag.
     pub push_by_digest: bool,
+    /// Also keep it under `name@digest`.
+    pub name_canonical: bool,
     /// How layers are written.
     pub layers: LayerFormat,
 }

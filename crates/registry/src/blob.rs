@@ -80,8 +80,7 @@ impl Client {
         }
         let inner = self.inner.clone();
         let mut places: VecDeque<_> = inner
-            .options
-            .hosts
+            .hosts()?
             .pull_endpoints(image)?
             .into_iter()
             .filter(|spec| !(spec.mirror && inner.is_bad(&spec.host)))

@@ -472,10 +472,19 @@ impl OutputSpec<'_> {
             }
             self.flag(key)?;
         }
+        let push_by_digest = self.flag("push-by-digest")?.unwrap_or(false);
+        let written = self.attrs.get("name").cloned().unwrap_or_default();
+        let tagged = |n: &str| n.parse::<Reference>().is_ok_and(|r| r.tag().is_some());
+        if let (true, Some(name)) = (push_by_digest, written.split(',').find(|n| tagged(n))) {
+            return Err(CliError::usage(format!(
+                "--output push-by-digest=true: {name} has a tag: give the name without"
+            )));
+        }
         Ok(ImageOutput {
             names: self.names()?,
             push,
-            push_by_digest: self.flag("push-by-digest")?.unwrap_or(false),
+            push_by_digest,
+            name_canonical: self.flag("name-canonical")?.unwrap_or(false),
             layers: self.layers(true)?,
         })
     }

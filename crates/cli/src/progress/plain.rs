@@ -124,11 +124,12 @@ impl Renderer for Plain {
             Event::Log { id, bytes, .. } => self.log(id, &bytes),
             Event::Progress { id, item, current, total, done } => {
                 let Some(step) = self.steps.get_mut(&id) else { return };
-                let due = step.last_progress.get(&item).is_none_or(|t| t.elapsed().as_secs() >= 5);
-                if !due && !done {
+                // What is over within a few seconds has one line, at its end.
+                let last = step.last_progress.entry(item.clone()).or_insert_with(Instant::now);
+                if last.elapsed().as_secs() < 5 && !done {
                     return;
                 }
-                step.last_progress.insert(item.clone(), Instant::now());
+                *last = Instant::now();
                 let amount = amount(current, total);
                 let parts = [&*item, &amount, if done { "done" } else { "" }];
                 self.line(id, &parts.into_iter().filter(|p| !p.is_empty()).collect::<Vec<_>>().join(" "));

@@ -118,10 +118,14 @@ fn to_store(
     step: &Step,
 ) -> Result<Exported> {
     let names = names(job, &output.names);
-    if names.is_empty() {
+    let mut stored = if output.push_by_digest { Vec::new() } else { names.clone() };
+    if output.name_canonical {
+        stored.extend(names.iter().map(|n| n.with_digest(target.digest)));
+    }
+    if stored.is_empty() {
         job.engine.store.images().put_untagged(&target)?;
     }
-    for name in &names {
+    for name in &stored {
         job.engine.store.images().put(name, &target)?;
         step.progress(&format!("naming to {name}"), 0, None, true);
     }

@@ -101,6 +101,11 @@ impl FaultProxy {
         self
     }
 
+    /// Nothing goes wrong any more.
+    pub fn clear(&self) {
+        self.rules.lock().unwrap().clear();
+    }
+
     /// Faults that have not happened yet.
     pub fn pending(&self) -> usize {
         self.rules.lock().unwrap().iter().map(|r| r.left).sum()

@@ -60,7 +60,12 @@ impl TokenServer {
     }
 
     pub(super) fn gate(&self) -> Gate {
-        Gate { realm: format!("{}/token", self.server.url()), state: self.state.clone() }
+        Gate { realm: self.realm(), state: self.state.clone() }
+    }
+
+    /// Where tokens are to be had.
+    pub fn realm(&self) -> String {
+        format!("{}/token", self.server.url())
     }
 }
 
