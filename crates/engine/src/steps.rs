@@ -169,7 +169,8 @@ impl Step {
     pub fn conclude<T>(mut self, result: Result<T, Error>) -> Result<T, Error> {
         self.end(match &result {
             Ok(_) => Outcome::Done,
-            Err(Error::Cancelled) => Outcome::Cancelled,
+            // What a layer of an imported cache was to save is made now, and then this is done again.
+            Err(Error::Cancelled | Error::LostLayer { .. }) => Outcome::Cancelled,
             Err(e) => Outcome::Failed(e.to_string()),
         });
         result

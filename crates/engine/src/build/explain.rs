@@ -90,6 +90,15 @@ pub fn remember(job: &Job, vertex: &Vertex, ingredients: &Ingredients) {
 
 /// Why the step is not cached, in sentences.
 pub fn reasons(job: &Job, vertex: &Vertex, now: &Ingredients) -> Vec<String> {
+    let mut reasons = own_reasons(job, vertex, now);
+    let caches: Vec<&str> = job.imports.read().iter().map(|c| c.source.as_str()).collect();
+    if !caches.is_empty() && !vertex.meta.ignore_cache {
+        reasons.push(format!("no imported cache has it: {}", caches.join(", ")));
+    }
+    reasons
+}
+
+fn own_reasons(job: &Job, vertex: &Vertex, now: &Ingredients) -> Vec<String> {
     if vertex.meta.ignore_cache {
         return vec!["the cache is not used: --no-cache or --no-cache-filter".to_owned()];
     }

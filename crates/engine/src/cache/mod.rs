@@ -173,6 +173,17 @@ pub(crate) fn open(location: &Location, keys: &Keys, blob: &Descriptor) -> Resul
 }
 
 impl Engine {
+    /// Opens a blob of a cache.
+    fn open_remote(&self, remote: &crate::layers::Remote, blob: &Descriptor) -> Result<Box<dyn Read + Send>> {
+        match &remote.cache {
+            Some(location) if *location != Location::Registry => open(location, &self.s3_keys, blob),
+            _ => {
+                let name = remote.reference.parse().map_err(|_| Error::request("a layer's origin is not valid"))?;
+                Ok(Box::new(self.registry.blob(&name, blob, 0)?))
+            }
+        }
+    }
+
     /// Makes sure that a blob of a cache is in the store.
     pub(crate) fn fetch_from(&self, remote: &crate::layers::Remote, blob: &Descriptor) -> Result<()> {
         match &remote.cache {

@@ -39,6 +39,7 @@ impl Backend for Registry<'_> {
             let bytes = client.small_blob(&self.reference, &config, MAX_CONFIG)?;
             return Ok(Loaded::Cache(parse_config(&bytes)?, blobs));
         }
+        self.engine.store.content().put(&found.bytes)?;
         let one = matches!(&found.kind, ManifestKind::Manifest(_));
         let mut images = Vec::new();
         for platform in self.platforms.iter().take(if one { 1 } else { usize::MAX }) {

@@ -121,8 +121,11 @@ impl Mounts {
         };
         let from = input.map(|value| job.readable(value)).transpose()?;
         let mut fill = |dir: &Path| -> std::io::Result<()> {
-            let Some(from) = &from else { return Ok(()) };
             let to = Root::open(dir).map_err(std::io::Error::other)?.with_ownership(job.engine.ownership);
+            if job.restore_mount(id, &to, step) {
+                return Ok(());
+            }
+            let Some(from) = &from else { return Ok(()) };
             job.copy_tree(from, Path::new(selector(mount)), &to).map_err(std::io::Error::other)
         };
         let mut on_wait = || step.progress(&format!("waiting for the cache mount {id}"), 0, None, false);
