@@ -99,7 +99,8 @@ fn mode_min_has_the_layers_of_the_result_alone() {
 fn a_cache_that_is_not_good_is_a_warning_and_a_rebuild() {
     let Some(mut s) = app() else { return };
     s.build(&["--cache-to", "type=local,dest=cache,mode=max"]).ok();
-    let damage: [(&str, fn(&Path)); 7] = [
+    type Damage = fn(&Path);
+    let damage: [(&str, Damage); 7] = [
         ("nothing there", |c| std::fs::remove_dir_all(c).unwrap()),
         ("an index that is not JSON", |c| std::fs::write(c.join("index.json"), "{").unwrap()),
         ("a config that is not what its digest says", |c| std::fs::write(parts(c).2, "{}").unwrap()),
@@ -240,4 +241,12 @@ fn tags_and_old_blobs_of_a_directory() {
     }
     machine(&mut s, "other");
     s.build(&["--cache-from", "type=local,src=cache,tag=three"]).ok().says(&["no cache with the tag \"three\""]);
+}
+
+#[test]
+fn the_bad_is_told_before_the_build() {
+    let s = Sandbox::bare("FROM scratch\n");
+    s.build(&["--cache-to", "type=local,dest=x,mode=most"]).fails(2).says(&["mode=most is not min or max"]);
+    s.build(&["--cache-to", "type=local"]).fails(2).says(&["dest= is missing"]);
+    s.build(&["--cache-from", "src=x"]).fails(2).says(&["type= is missing"]);
 }

@@ -116,13 +116,16 @@ impl Engine {
             )));
         }
         let mut ids: Vec<LayerId> = Vec::new();
+        // A layer that a build makes again of this image (as a cache) is as old as it was: so the image is the same.
+        let mut made = image.config.history.iter().filter(|h| h.empty_layer != Some(true)).map(|h| h.created);
         for (descriptor, diff_id) in layers.into_iter().zip(diff_ids) {
+            let created = made.next().flatten();
             let compression = media::layer_compression(&descriptor.media_type).ok_or_else(|| {
                 Error::request(format!("layer media type {:?} is not supported", descriptor.media_type))
             })?;
             let remote = image.remote.as_ref().and_then(|r| Remote::image(r).to_text());
             let blob = LayerBlob { compression, level: None, descriptor: descriptor.clone() };
-            let meta = LayerMeta { diff_id: Some(*diff_id), blobs: vec![blob], remote, ..LayerMeta::default() };
+            let meta = LayerMeta { diff_id: Some(*diff_id), blobs: vec![blob], remote, created, size: None };
             // Overlay refuses a directory twice, but an image may have a layer twice: an empty one, for example.
             ids.push(self.store.layers().create_lazy_beside(&meta, &ids)?);
         }

@@ -84,10 +84,10 @@ pub struct BuildArgs {
     /// Ask the registry for newer base images
     #[arg(long)]
     pub pull: bool,
-    /// Cache to import: an image name or type=registry|local|s3,…
+    /// Cache to import: an image name, or type=registry,ref=NAME, type=local,src=DIR, type=s3,region=…,bucket=…
     #[arg(long = "cache-from", value_name = "SPEC")]
     pub cache_from: Vec<String>,
-    /// Cache to export: type=inline|registry|local|s3[,mode=min|max],…
+    /// Cache to export: type=registry,ref=NAME, type=local,dest=DIR, type=s3,…, inline; mode=max for all stages, mounts=all for cache mounts
     #[arg(long = "cache-to", value_name = "SPEC")]
     pub cache_to: Vec<String>,
     /// Tell for each step why it was not cached

@@ -34,8 +34,7 @@ pub fn run(args: &CacheImportArgs, environment: &Environment) -> Result<ExitCode
     let archive: Box<dyn Read + Send> = match args.file == Path::new("-") {
         true => Box::new(std::io::stdin()),
         false => Box::new(
-            File::open(&args.file)
-                .map_err(|e| CliError::failed(format!("can't open {}: {e}", args.file.display())))?,
+            File::open(&args.file).map_err(|e| CliError::failed(format!("can't open {}: {e}", args.file.display())))?,
         ),
     };
     engine.import_mount(&args.id, archive)?;

@@ -6,6 +6,11 @@ mod build;
 mod build_cache;
 mod build_request;
 mod build_run;
+mod cache;
+mod cache_export;
+mod cache_import;
+mod cache_ls;
+mod cache_rm;
 mod check;
 mod check_leaks;
 mod completions;
@@ -70,6 +75,7 @@ enum Command {
     Load(load::LoadArgs),
     Import(import::ImportArgs),
     Image(image::ImageArgs),
+    Cache(cache::CacheArgs),
     Login(login::LoginArgs),
     Logout(logout::LogoutArgs),
     Manifest(manifest::ManifestArgs),
@@ -96,6 +102,7 @@ pub fn run(cli: Cli) -> Result<ExitCode, CliError> {
         Command::Save(args) => save::run(&args, &environment),
         Command::Load(args) => load::run(&args, &environment),
         Command::Import(args) => import::run(&args, &environment),
+        Command::Cache(args) => cache::run(&args, &environment),
         Command::Image(args) => image::run(&args, &environment),
         Command::Login(args) => login::run(&args, &environment),
         Command::Logout(args) => logout::run(&args, &environment),

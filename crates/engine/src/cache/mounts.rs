@@ -8,8 +8,8 @@
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::io::{self, Read, Write};
 use std::path::Path;
-use std::sync::mpsc::{Receiver, sync_channel};
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{Receiver, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use kiln_compress::Encoder;
@@ -119,7 +119,8 @@ pub(super) fn export(
         let size = job.engine.store.cache_mounts().size(mount)?;
         if size > room {
             let id = &mount.id;
-            job.steps.warn(format!("the cache mount {id} ({size} bytes) is left out: mounts-max-size leaves {room} bytes"));
+            job.steps
+                .warn(format!("the cache mount {id} ({size} bytes) is left out: mounts-max-size leaves {room} bytes"));
             continue;
         }
         match one(job, mount, backend, &before, step) {
@@ -152,7 +153,8 @@ pub(super) fn export(
 /// The ids that the build's steps use.
 fn used_by(job: &Job) -> BTreeSet<String> {
     let needed = job.graph.vertices().iter().enumerate().filter(|(i, _)| job.plan.is_needed(*i));
-    let mounts = needed.filter_map(|(_, v)| if let Op::Exec(exec) = &v.op { Some(&exec.mounts) } else { None }).flatten();
+    let mounts =
+        needed.filter_map(|(_, v)| if let Op::Exec(exec) = &v.op { Some(&exec.mounts) } else { None }).flatten();
     mounts.filter_map(|m| if let MountKind::Cache { id, .. } = &m.kind { Some(id.clone()) } else { None }).collect()
 }
 
@@ -216,7 +218,7 @@ fn one(
         });
         drop(sender);
         // Why nobody takes pieces any more says more than that.
-        let sent: Result<()> = workers.into_iter().map(|w| w.join().unwrap_or(Err(Error::Cancelled))).collect();
+        let sent: Result<()> = workers.into_iter().try_for_each(|w| w.join().unwrap_or(Err(Error::Cancelled)));
         sent.and(written).map(|()| cut.size)
     })?;
     let mut chunks = export.done.into_inner().unwrap_or_else(PoisonError::into_inner);
