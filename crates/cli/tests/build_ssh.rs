@@ -103,6 +103,33 @@ fn contexts_and_add_from_git_over_ssh() {
 }
 
 #[test]
+fn cve_2022_39253_submodules_are_not_local_and_cve_2024_32002_run_no_hooks() {
+    let Some((s, sshd, key)) = set_up(&["-t", "ed25519"]) else { return };
+    std::fs::create_dir_all(s.path("home/.ssh")).unwrap();
+    std::fs::write(s.path("home/.ssh/known_hosts"), &sshd.known_hosts).unwrap();
+    let ssh = format!("default={}", key.display());
+    let build = |reference: &str| {
+        s.kiln(&["build", "--progress=plain", "-o", "out", "--ssh", &ssh, &format!("{}#{reference}", sshd.url())])
+    };
+    // Another repository of the server: an honest submodule.
+    sshd.branch("honest", &sshd.url());
+    build("honest").ok();
+    assert_eq!(text(s.path("out/file")), "from git\n");
+    // The same repository by its path is the host's file system.
+    let path = sshd.url().split_once("127.0.0.1").unwrap().1.split_once('/').unwrap().1.to_owned();
+    sshd.branch("local", &format!("/{path}"));
+    build("local").fails(1).says(&["not allowed"]);
+    sshd.branch("file", &format!("file:///{path}"));
+    build("file").fails(1).says(&["not allowed"]);
+    sshd.branch("ext", &format!("ext::sh -c touch% {}", s.path("pwned").display()));
+    build("ext").fails(1);
+    assert!(!s.path("pwned").exists());
+    // Without submodules all of them can be used.
+    let url = format!("{}?ref=local&submodules=false", sshd.url());
+    s.kiln(&["build", "-o", "out", "--ssh", &ssh, &url]).ok();
+}
+
+#[test]
 fn an_encrypted_key_without_a_terminal_says_what_to_do() {
     let Some(s) = Sandbox::new(&format!("{BASE}RUN --mount=type=ssh true\n")) else { return };
     if !has_tool("ssh-keygen") || !has_tool("setsid") {

@@ -106,6 +106,80 @@ fn credentials_of_git_and_http_urls_stay_out() {
     assert_eq!(files_with(&s.path("store"), TOKEN.as_bytes()), Vec::<std::path::PathBuf>::new());
 }
 
+/// A `git` that writes down what others can see of it, and what it can read.
+fn spying_git(s: &Sandbox) {
+    let script = "#!/bin/sh\n{ tr '\\0' ' ' < /proc/$$/cmdline; tr '\\0' '\\n' < /proc/$$/environ; } >> SEEN\n\
+                  /usr/bin/git config --get-urlmatch http.extraHeader https://git.example.com/r.git >> CONFIG\n\
+                  /usr/bin/git config --get-urlmatch http.extraHeader https://evil.example.com/r.git >> OTHER\nexit 1\n";
+    let at = |name: &str| s.path(name).display().to_string();
+    let script = script.replace("SEEN", &at("seen")).replace("CONFIG", &at("config")).replace("OTHER", &at("other"));
+    s.file_mode("../bin/git", &script, 0o755);
+}
+
+#[test]
+fn git_tokens_are_not_in_arguments_or_environment_and_go_to_their_host_only() {
+    if !has_tool("git") {
+        return;
+    }
+    for (args, url) in [
+        (&["--secret", "id=GIT_AUTH_TOKEN,src=token"][..], "https://git.example.com/r.git".to_owned()),
+        (&["--secret", "id=GIT_AUTH_TOKEN.git.example.com,src=token"], "https://git.example.com/r.git".to_owned()),
+        (&[], format!("https://x-access-token:{TOKEN}@git.example.com/r.git")),
+    ] {
+        let mut s = Sandbox::bare("");
+        std::fs::write(s.path("token"), TOKEN).unwrap();
+        spying_git(&s);
+        s.env("PATH", &format!("{}:/usr/bin:/bin", s.path("bin").display()));
+        s.kiln(&[&["build"], args, &[&url]].concat()).fails(1).hides(TOKEN);
+        let header = "eC1hY2Nlc3MtdG9rZW46dDBrZW4tWng4MS12ZXJ5LXNlY3JldC12YWx1ZQ==";
+        assert_eq!(text(s.path("config")), format!("Authorization: basic {header}\n"), "{url}");
+        assert_eq!(text(s.path("other")), "", "another host gets nothing");
+        let seen = text(s.path("seen"));
+        assert!(seen.contains("ls-remote -- https://git.example.com/r.git"), "{seen}");
+        assert!(!seen.contains(TOKEN) && !seen.contains(header), "{seen}");
+    }
+}
+
+#[test]
+fn helpers_and_other_steps_do_not_see_secrets_of_the_environment() {
+    let Some(mut s) = sandbox(
+        "RUN --mount=type=secret,id=token --mount=type=secret,id=token,env=T echo started; nc 127.0.0.1 PORT\n",
+    ) else {
+        return;
+    };
+    // The step ends when its connection does.
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port().to_string();
+    s.file("Dockerfile", text(s.path("ctx/Dockerfile")).replace("PORT", &port));
+    // While a step runs, every process of ours but the one that the user gave the variable to is looked at.
+    s.env("VARIABLE", TOKEN);
+    let mut child = s.command(["build", "--progress=plain", "--secret", "id=token,env=VARIABLE", "ctx"]);
+    let mut child = child.stderr(std::process::Stdio::piped()).spawn().unwrap();
+    let stderr = child.stderr.take().unwrap();
+    let mut lines = std::io::BufRead::lines(std::io::BufReader::new(stderr));
+    assert!(lines.any(|l| l.unwrap().ends_with("started")), "the step runs");
+    let mut seen = 0;
+    let mut pending = vec![child.id()];
+    while let Some(pid) = pending.pop() {
+        let read = |file: &str| std::fs::read(format!("/proc/{pid}/{file}")).unwrap_or_default();
+        let has = |bytes: &[u8]| bytes.windows(TOKEN.len()).any(|w| w == TOKEN.as_bytes());
+        assert!(!has(&read("cmdline")), "the command line of {pid}");
+        let name = String::from_utf8_lossy(&read("comm")).trim().to_owned();
+        if pid != child.id() && name.starts_with("kiln") {
+            assert!(!has(&read("environ")), "the environment of {name} {pid}");
+            seen += 1;
+        }
+        for task in std::fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten() {
+            let children = std::fs::read_to_string(task.path().join("children")).unwrap_or_default();
+            pending.extend(children.split_whitespace().filter_map(|p| p.parse::<u32>().ok()));
+        }
+    }
+    drop(listener.accept());
+    drop(lines);
+    assert!(seen > 0, "there was a helper");
+    child.wait().unwrap();
+}
+
 #[test]
 fn the_mistake_of_the_article_fails_and_its_remedy_passes() {
     let key = "-----BEGIN OPENSSH PRIVATE KEY-----\nb3BlbnNzaC1rZXktdjEAAAAABG5vbmUAAAAEbm9uZQAAAAAAAAABAAAAMwAAAAtzc2gtZW\nQyNTUxOQAAACDcMPG1Q9n8Zl0W1n4bq2m7r8yq0d8M2n3b1u5w7x9zAQAAAJj1lK1N9ZS\n-----END OPENSSH PRIVATE KEY-----";

@@ -77,21 +77,35 @@ impl Sshd {
         Some(sshd)
     }
 
+    fn git(&self, args: &[&str]) {
+        let mut command = Command::new("git");
+        command.args(["-c", "user.name=n", "-c", "user.email=e", "-c", "init.defaultBranch=main"]).args(args);
+        run(command.env_clear().env("PATH", "/usr/bin:/bin").env("HOME", "/nonexistent").current_dir(&self.dir));
+    }
+
     fn repository(&self) {
         let work = self.dir.join("work");
-        let git = |args: &[&str]| {
-            let mut command = Command::new("git");
-            command.args(["-c", "user.name=n", "-c", "user.email=e", "-c", "init.defaultBranch=main"]).args(args);
-            run(command.env_clear().env("PATH", "/usr/bin:/bin").env("HOME", "/nonexistent").current_dir(&self.dir));
-        };
-        git(&["init", "-q", "work"]);
+        self.git(&["init", "-q", "work"]);
         std::fs::create_dir(work.join("sub")).expect("a directory");
         std::fs::write(work.join("file"), "from git\n").expect("a file");
         std::fs::write(work.join("sub/Dockerfile"), "FROM scratch\nCOPY Dockerfile /d\n").expect("a file");
         std::fs::write(work.join("Dockerfile"), "FROM scratch\nCOPY file /file\n").expect("a file");
-        git(&["-C", "work", "add", "."]);
-        git(&["-C", "work", "commit", "-q", "-m", "first"]);
-        git(&["clone", "-q", "--bare", "work", "repo.git"]);
+        self.git(&["-C", "work", "add", "."]);
+        self.git(&["-C", "work", "commit", "-q", "-m", "first"]);
+        self.git(&["clone", "-q", "--bare", "work", "repo.git"]);
+    }
+
+    /// Adds a branch with a submodule that is at `url`.
+    pub fn branch(&self, name: &str, url: &str) {
+        self.git(&["-C", "work", "checkout", "-q", "-B", name, "main"]);
+        let modules = format!("[submodule \"m\"]\n\tpath = m\n\turl = \"{url}\"\n");
+        std::fs::write(self.dir.join("work/.gitmodules"), modules).expect("a file");
+        self.git(&["-C", "work", "add", ".gitmodules"]);
+        let head = Command::new("git").args(["-C", "work", "rev-parse", "main"]).current_dir(&self.dir).output();
+        let head = String::from_utf8(head.expect("git").stdout).expect("a commit");
+        self.git(&["-C", "work", "update-index", "--add", "--cacheinfo", &format!("160000,{},m", head.trim())]);
+        self.git(&["-C", "work", "commit", "-q", "-m", name]);
+        self.git(&["-C", "work", "push", "-q", "-f", "../repo.git", name]);
     }
 
     /// The repository's URL.
