@@ -138,8 +138,9 @@ fn step_error(step: StepError) -> CliError {
             let nested = CliError::from(*cause);
             CliError { message: format!("{}: {}{output}", step.name, nested.message), ..nested }
         }
-        cause => CliError::failed(format!("{}: {cause}{output}", step.name))
-            .with_hint("`kiln logs` shows the whole output of the last build"),
+        cause => CliError::failed(format!("{}: {cause}{output}", step.name)).with_hint(
+            "`kiln logs` shows the whole output; the same command with --on-error=shell opens a shell where it failed",
+        ),
     }
 }
 

@@ -1,16 +1,17 @@
 //! A container in the foreground: its terminal is shown in the user's, and signals are passed on.
 //!
-//! The user's terminal is as it was before when [`Foreground`] is gone, however the container ended. The first interrupt is
-//! the container's; who asks twice ends it.
+//! The user's terminal is as it was before when a container is detached, however it ended. The first interrupt is the
+//! container's; who asks twice ends it.
 
 use std::fs::File;
-use std::io::{ErrorKind, IsTerminal, Read, Write};
+use std::io::{ErrorKind, IsTerminal, PipeReader, PipeWriter, Read, Write};
 use std::os::fd::{AsFd, OwnedFd};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 
 use kiln_engine::executor::{CancelToken, Started, Terminal};
 use kiln_engine::run::Attach;
+use rustix::event::{PollFd, PollFlags, poll};
 use rustix::termios::{OptionalActions, Termios, tcgetattr, tcgetwinsize, tcsetattr, tcsetwinsize};
 
 use crate::environment::watch_signals;
@@ -19,12 +20,11 @@ use crate::error::CliError;
 /// Signals that are the container's business.
 const FORWARDED: [i32; 6] = [libc::SIGINT, libc::SIGTERM, libc::SIGHUP, libc::SIGQUIT, libc::SIGUSR1, libc::SIGUSR2];
 
-/// What connects the user with one container.
+/// What connects the user with containers, one at a time.
 pub struct Foreground {
     shared: Arc<Shared>,
     cancel: CancelToken,
-    /// The user's terminal passes on every key, and how it was before.
-    raw: Option<Termios>,
+    /// Keys go to the container.
     interactive: bool,
 }
 
@@ -39,16 +39,24 @@ struct Container {
     started: Option<Started>,
     /// Signals that came when it was about to run.
     waiting: Vec<i32>,
-    /// A duplicate of the container's terminal, for its size.
-    terminal: Option<OwnedFd>,
-    /// Copies what the container shows.
-    output: Option<JoinHandle<()>>,
     /// Requests to end.
     asked: u32,
+    terminal: Option<Attached>,
+}
+
+/// A container's terminal that is shown.
+struct Attached {
+    /// A duplicate of it, for its size.
+    size: OwnedFd,
+    /// Copies what the container shows.
+    output: JoinHandle<()>,
+    /// How the user's terminal was before, if keys are passed on; closing the pipe ends that.
+    keys: Option<(Termios, PipeWriter)>,
 }
 
 impl Foreground {
-    /// Takes over signals, and with `terminal` the user's terminal. To be called before any thread is started.
+    /// Takes over signals. With `interactive` and `terminal` the user must have a terminal. To be called before any thread
+    /// is started.
     pub fn new(interactive: bool, terminal: bool) -> Result<Self, CliError> {
         if interactive && terminal && !std::io::stdin().is_terminal() {
             return Err(CliError::failed("the input device is not a terminal").with_hint("leave --tty out"));
@@ -59,26 +67,40 @@ impl Foreground {
         let mut watched = FORWARDED.to_vec();
         watched.push(libc::SIGWINCH);
         watch_signals(&watched, move |signal| theirs.signal(signal, &token));
-        let raw = if interactive && terminal { Some(make_raw()?) } else { None };
-        Ok(Self { shared, cancel, raw, interactive })
+        Ok(Self { shared, cancel, interactive })
     }
 
-    /// Ends the container.
+    /// Ends what is under way.
     pub fn cancel(&self) -> &CancelToken {
         &self.cancel
     }
 
     /// Shows the rest of what the container wrote, and gives the user's terminal back.
-    pub fn finish(self) {
-        let output = {
-            let mut container = self.shared.lock();
-            container.started = None;
-            container.terminal = None;
-            container.output.take()
-        };
-        if let Some(output) = output {
-            let _ = output.join();
+    pub fn detach(&self) {
+        let ended = std::mem::take(&mut *self.shared.lock());
+        if let Some(terminal) = ended.terminal {
+            let _ = terminal.output.join();
+            if let Some((before, stop)) = terminal.keys {
+                let _ = tcsetattr(std::io::stdin(), OptionalActions::Now, &before);
+                drop(stop);
+            }
         }
+    }
+
+    fn terminal(&self, terminal: File) -> std::io::Result<Attached> {
+        let size = terminal.as_fd().try_clone_to_owned()?;
+        let from = terminal.try_clone()?;
+        let output = std::thread::spawn(move || show(from));
+        let keys = match self.interactive {
+            true => {
+                let (end, stop) = std::io::pipe()?;
+                let before = make_raw()?;
+                std::thread::spawn(move || pass_keys(terminal, end));
+                Some((before, stop))
+            }
+            false => None,
+        };
+        Ok(Attached { size, output, keys })
     }
 }
 
@@ -90,16 +112,7 @@ impl Attach for Foreground {
     fn started(&self, mut started: Started) {
         let terminal = started.terminal.take().map(File::from);
         let mut container = self.shared.lock();
-        if let Some(terminal) = terminal {
-            container.terminal = terminal.as_fd().try_clone_to_owned().ok();
-            if let Ok(from) = terminal.try_clone() {
-                container.output = Some(std::thread::spawn(move || show(from)));
-            }
-            if self.interactive {
-                // Ends with the process: a read of the user's terminal can't be interrupted.
-                std::thread::spawn(move || pass_keys(terminal));
-            }
-        }
+        container.terminal = terminal.and_then(|terminal| self.terminal(terminal).ok());
         for signal in std::mem::take(&mut container.waiting) {
             let _ = started.signal(signal);
         }
@@ -109,14 +122,12 @@ impl Attach for Foreground {
 
 impl Drop for Foreground {
     fn drop(&mut self) {
-        if let Some(before) = &self.raw {
-            let _ = tcsetattr(std::io::stdin(), OptionalActions::Now, before);
-        }
+        self.detach();
     }
 }
 
 impl Shared {
-    fn lock(&self) -> std::sync::MutexGuard<'_, Container> {
+    fn lock(&self) -> MutexGuard<'_, Container> {
         self.container.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -124,7 +135,7 @@ impl Shared {
         let mut container = self.lock();
         if signal == libc::SIGWINCH {
             if let (Some(terminal), Some(size)) = (&container.terminal, user_size()) {
-                let _ = tcsetwinsize(terminal, size);
+                let _ = tcsetwinsize(&terminal.size, size);
             }
             return;
         }
@@ -152,12 +163,11 @@ fn user_size() -> Option<rustix::termios::Winsize> {
     (size.ws_row > 0 && size.ws_col > 0).then_some(size)
 }
 
-fn make_raw() -> Result<Termios, CliError> {
-    let failed = |e: rustix::io::Errno| CliError::failed(format!("cannot set up the terminal: {e}"));
-    let before = tcgetattr(std::io::stdin()).map_err(failed)?;
+fn make_raw() -> rustix::io::Result<Termios> {
+    let before = tcgetattr(std::io::stdin())?;
     let mut raw = before.clone();
     raw.make_raw();
-    tcsetattr(std::io::stdin(), OptionalActions::Now, &raw).map_err(failed)?;
+    tcsetattr(std::io::stdin(), OptionalActions::Now, &raw)?;
     Ok(before)
 }
 
@@ -179,12 +189,24 @@ fn show(mut from: File) {
     }
 }
 
-fn pass_keys(mut to: File) {
+/// Until `end` is closed or the user's terminal is.
+fn pass_keys(mut to: File, end: PipeReader) {
     let mut buffer = [0; 4096];
-    let mut keys = std::io::stdin();
-    while let Ok(n @ 1..) = keys.read(&mut buffer) {
-        if to.write_all(&buffer[..n]).is_err() {
-            return;
+    loop {
+        let stdin = std::io::stdin();
+        let mut ready = [PollFd::new(&stdin, PollFlags::IN), PollFd::new(&end, PollFlags::IN)];
+        match poll(&mut ready, None) {
+            Ok(_) if !ready[1].revents().is_empty() => return,
+            Ok(_) | Err(rustix::io::Errno::INTR) => {}
+            Err(_) => return,
+        }
+        if ready[0].revents().is_empty() {
+            continue;
+        }
+        // Past the library's buffer, which could keep keys that are not ours.
+        match rustix::io::read(&stdin, &mut buffer) {
+            Ok(n @ 1..) if to.write_all(&buffer[..n]).is_ok() => {}
+            _ => return,
         }
     }
 }

@@ -16,6 +16,7 @@ pub mod check_leaks;
 mod contexts;
 mod counted;
 pub mod debian;
+pub mod debug;
 mod download;
 mod engine;
 pub mod error;

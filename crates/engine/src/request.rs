@@ -9,6 +9,8 @@ use kiln_graph::{HostIp, Limits, NetworkMode, Resources};
 use kiln_oci::media::Compression;
 use kiln_oci::{Platform, Reference};
 
+use crate::debug::OnFailure;
+
 /// A build.
 pub struct BuildRequest {
     /// The main context.
@@ -57,6 +59,8 @@ pub struct BuildRequest {
     pub source_date_epoch: Option<i64>,
     /// What to do if a secret is found in the result.
     pub leaks: OnFinding,
+    /// A shell for steps that fail.
+    pub on_failure: Option<OnFailure>,
     /// What to do if a program of the result can't start.
     pub check_programs: OnFinding,
 }

@@ -1,5 +1,6 @@
 //! `kiln run`: one container in the foreground, over an image.
 
+use std::ffi::OsString;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -8,6 +9,7 @@ use kiln_executor::{CancelToken, MountSource, Network, ProcessSpec, Started, Std
 use kiln_oci::{ContainerConfig, Platform, Reference};
 use kiln_rootfs::{Root, ids};
 
+use crate::debug::Shell;
 use crate::engine::Engine;
 use crate::error::{Error, Result};
 use crate::transfer::KnownImage;
@@ -43,6 +45,15 @@ pub struct RunRequest {
     pub read_only: bool,
     /// Ports that are to be reachable.
     pub published: Vec<Published>,
+    /// A shell with tools rather than the image's command, for images that have none.
+    pub debug: Option<DebugTools>,
+}
+
+/// What a debugging shell brings along.
+#[derive(Debug, Clone, Default)]
+pub struct DebugTools {
+    /// A static busybox of the host.
+    pub busybox: Option<PathBuf>,
 }
 
 /// A path of the host in the container.
@@ -78,10 +89,10 @@ pub fn run_image(engine: &Arc<Engine>, request: &RunRequest, attach: &dyn Attach
     let snapshot = engine.image_snapshot(&image)?;
     let draft = engine.store.layers().draft()?;
     let root = engine.views.writable(&snapshot, draft.fs(), draft.work())?;
-    let spec = process(engine, request, &image.config.config, &root)?;
+    let (spec, shell) = process(engine, request, &image.config.config, &root)?;
     attach.starting();
     let exit = engine.executor()?.run(spec, |started| attach.started(started), cancel);
-    drop(root);
+    drop((root, shell));
     match exit {
         Ok(exit) => Ok(exit.shell_code()),
         Err(kiln_executor::Error::Cancelled) => Err(Error::Cancelled),
@@ -111,8 +122,20 @@ impl Engine {
     }
 }
 
-fn process(engine: &Engine, request: &RunRequest, config: &ContainerConfig, root: &Root) -> Result<ProcessSpec> {
-    let args = arguments(request, config)?;
+fn process(
+    engine: &Engine,
+    request: &RunRequest,
+    config: &ContainerConfig,
+    root: &Root,
+) -> Result<(ProcessSpec, Option<Shell>)> {
+    let mut shell = None;
+    let args = match &request.debug {
+        Some(tools) => {
+            let shell = shell.insert(Shell::new(root, tools.busybox.as_deref(), &request.command)?);
+            std::mem::take(&mut shell.args)
+        }
+        None => arguments(request, config)?.into_iter().map(OsString::from).collect(),
+    };
     let user = ids::lookup_user(root, request.user.as_deref().unwrap_or(&config.user))?;
     let cwd = request.workdir.clone().filter(|w| !w.is_empty()).unwrap_or_else(|| config.working_dir.clone());
     let cwd = PathBuf::from(if cwd.is_empty() { "/" } else { &cwd });
@@ -132,11 +155,12 @@ fn process(engine: &Engine, request: &RunRequest, config: &ContainerConfig, root
     spec.readonly = request.read_only;
     spec.init = request.init;
     spec.mounts = request.mounts.iter().map(bind).collect::<Result<_>>()?;
+    spec.mounts.extend(shell.iter_mut().flat_map(|s| s.mounts.drain(..)));
     spec.terminal = request.terminal;
     spec.stdin = if request.interactive { inherit(0)? } else { Stdio::Null };
     spec.stdout = inherit(1)?;
     spec.stderr = inherit(2)?;
-    Ok(spec)
+    Ok((spec, shell))
 }
 
 fn arguments(request: &RunRequest, config: &ContainerConfig) -> Result<Vec<String>> {

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, ValueHint};
 
+use super::debug::ToolsArgs;
 use crate::progress::Mode;
 
 /// Build an image from a Dockerfile
@@ -74,6 +75,12 @@ pub struct BuildArgs {
     /// What to do if the image's command, or a program of the last stage, lacks its loader, interpreter or libraries
     #[arg(long, value_name = "POLICY", default_value = "warn")]
     pub check_programs: OnFinding,
+
+    /// What to do when a step fails: end, or first open a shell in the files as it left them
+    #[arg(long, value_name = "WHAT", default_value = "fail")]
+    pub on_error: OnError,
+    #[command(flatten)]
+    pub tools: ToolsArgs,
 
     /// Do not use the cache
     #[arg(long)]
@@ -164,6 +171,15 @@ pub struct BuildArgs {
 
     #[command(flatten)]
     pub legacy: Legacy,
+}
+
+/// What to do when a step fails.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum OnError {
+    /// End the build
+    Fail,
+    /// Open a shell with the step's files, mounts, environment and user; then end the build
+    Shell,
 }
 
 /// What to do if a check of the result finds something.

@@ -49,6 +49,7 @@ pub fn request(args: &BuildArgs) -> Result<BuildRequest> {
         explain: args.explain_cache,
         source_date_epoch: epoch,
         leaks: on_finding(args.leaks),
+        on_failure: None,
         check_programs: on_finding(args.check_programs),
     })
 }

@@ -7,11 +7,12 @@ use kiln_engine::build::{self, BuildResult};
 use kiln_engine::events::{Event, EventSink};
 use kiln_engine::request::BuildRequest;
 
-use super::build::BuildArgs;
+use super::build::{BuildArgs, OnError};
 use super::build_request::request;
-use super::check;
+use super::{check, debug};
 use crate::environment::{Environment, cancel_on_signal};
 use crate::error::CliError;
+use crate::foreground::Foreground;
 use crate::progress::{Display, Mode};
 
 /// Builds.
@@ -32,14 +33,18 @@ pub fn build(
     environment: &Environment,
     notes: Vec<String>,
 ) -> Result<ExitCode, CliError> {
+    let shell = args.on_error == OnError::Shell;
+    let foreground = if shell { Some(Arc::new(Foreground::new(true, true)?)) } else { None };
     let engine = environment.engine()?;
-    let cancel = cancel_on_signal();
+    let cancel = foreground.as_ref().map_or_else(cancel_on_signal, |f| f.cancel().clone());
     let mode = if args.quiet { Mode::Quiet } else { args.progress };
     let display = Display::start(mode, args.explain_cache);
     environment.notices().attach(Arc::clone(&display) as Arc<dyn EventSink>);
     for note in notes {
         display.event(Event::Warning(note));
     }
+    let mut request = request;
+    request.on_failure = foreground.map(|f| debug::on_failure(&args.tools, f, Arc::clone(&display)));
     let lints = Arc::new(Lints::new(Arc::clone(&display)));
     let outcome = build::build(&engine, request, Arc::clone(&lints) as Arc<dyn EventSink>, &cancel);
     display.finish();

@@ -15,6 +15,7 @@ mod check;
 mod check_leaks;
 mod completions;
 mod confirm;
+mod debug;
 mod filters;
 mod history;
 mod image;
@@ -63,6 +64,7 @@ enum Command {
     #[command(visible_alias = "b")]
     Build(Box<build::BuildArgs>),
     Run(Box<run::RunArgs>),
+    Debug(debug::DebugArgs),
     Pull(pull::PullArgs),
     Push(push::PushArgs),
     Base(Box<base::BaseArgs>),
@@ -91,6 +93,7 @@ pub fn run(cli: Cli) -> Result<ExitCode, CliError> {
     match cli.command {
         Command::Build(args) => build_run::run(&args, &environment),
         Command::Run(args) => run::run(&args, &environment),
+        Command::Debug(args) => debug::run(&args, &environment),
         Command::Pull(args) => pull::run(&args, &environment),
         Command::Push(args) => push::run(&args, &environment),
         Command::Base(args) => base::run(&args, &environment),

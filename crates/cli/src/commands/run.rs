@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::Args;
-use kiln_engine::run::{BindMount, Published, RunRequest, run_image};
+use kiln_engine::run::{BindMount, DebugTools, Published, RunRequest, run_image};
 
 use crate::environment::Environment;
 use crate::error::{CliError, code};
@@ -18,7 +18,7 @@ use crate::foreground::{Foreground, terminal_size};
 /// Examples:
 ///   kiln run --rm -it debian:bookworm bash
 ///   kiln run --rm -v $PWD:/src -w /src gcc make
-#[derive(Debug, Args)]
+#[derive(Debug, Default, Args)]
 #[command(verbatim_doc_comment)]
 pub struct RunArgs {
     /// Image: a name, or the beginning of an ID
@@ -31,7 +31,7 @@ pub struct RunArgs {
     interactive: bool,
     /// Give the command a terminal
     #[arg(short, long)]
-    tty: bool,
+    pub tty: bool,
     /// Remove the container afterwards; this is always so
     #[arg(long)]
     rm: bool,
@@ -72,11 +72,23 @@ pub struct RunArgs {
 
 /// Runs the container.
 pub fn run(args: &RunArgs, environment: &Environment) -> Result<ExitCode, CliError> {
-    let request = request(args)?;
+    start(args, None, environment)
+}
+
+impl RunArgs {
+    /// A container in the foreground with the image's own settings.
+    pub fn simple(image: &str, command: &[String], user: Option<String>) -> Self {
+        Self { image: image.to_owned(), command: command.to_vec(), interactive: true, user, ..Self::default() }
+    }
+}
+
+/// Runs a container, or with `debug` a shell in it.
+pub fn start(args: &RunArgs, debug: Option<DebugTools>, environment: &Environment) -> Result<ExitCode, CliError> {
+    let request = RunRequest { debug, ..request(args)? };
     let engine = environment.engine().map_err(|e| e.with_code(code::RUN_FAILED))?;
     let foreground = Foreground::new(args.interactive, args.tty)?;
     let exit = run_image(&engine, &request, &foreground, foreground.cancel());
-    foreground.finish();
+    foreground.detach();
     match exit {
         Ok(code) => Ok(ExitCode::from(u8::try_from(code & 0xff).unwrap_or(code::RUN_FAILED))),
         Err(error) => {
@@ -92,7 +104,7 @@ pub fn run(args: &RunArgs, environment: &Environment) -> Result<ExitCode, CliErr
 
 fn request(args: &RunArgs) -> Result<RunRequest, CliError> {
     let host_network = match args.network.as_str() {
-        "host" | "default" => true,
+        "host" | "default" | "" => true,
         "none" => false,
         other => return Err(CliError::usage(format!("--network {other}: use host or none"))),
     };
@@ -119,6 +131,7 @@ fn request(args: &RunArgs) -> Result<RunRequest, CliError> {
         host_network,
         hostname: args.hostname.clone(),
         read_only: args.read_only,
+        debug: None,
         published: args.publish.iter().map(|p| published(p)).collect::<Result<_, _>>()?,
     })
 }

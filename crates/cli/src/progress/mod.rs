@@ -39,6 +39,14 @@ pub enum Mode {
 pub struct Display {
     events: Mutex<Option<Sender<Event>>>,
     thread: Mutex<Option<JoinHandle<()>>>,
+    screen: Arc<Mutex<Screen>>,
+}
+
+/// Who may write to the screen; the display thread holds it while it shows something.
+#[derive(Default)]
+struct Screen {
+    /// Something else wrote to it.
+    disturbed: bool,
 }
 
 /// One way of showing events.
@@ -47,6 +55,8 @@ trait Renderer: Send {
     fn event(&mut self, event: Event);
     /// Called every 100 ms while anything runs.
     fn tick(&mut self) {}
+    /// Called when something else has written to the screen.
+    fn disturbed(&mut self) {}
     /// Called once, after the last event.
     fn finish(&mut self) {}
 }
@@ -86,8 +96,18 @@ impl Display {
 
     fn showing(renderer: Box<dyn Renderer>) -> Arc<Self> {
         let (sender, receiver) = channel();
-        let thread = std::thread::Builder::new().name("display".into()).spawn(move || show(renderer, &receiver)).ok();
-        Arc::new(Self { events: Mutex::new(Some(sender)), thread: Mutex::new(thread) })
+        let screen = Arc::<Mutex<Screen>>::default();
+        let theirs = Arc::clone(&screen);
+        let thread = std::thread::Builder::new().name("display".into());
+        let thread = thread.spawn(move || show(renderer, &receiver, &theirs)).ok();
+        Arc::new(Self { events: Mutex::new(Some(sender)), thread: Mutex::new(thread), screen })
+    }
+
+    /// Nothing is shown while `then` has the screen; what happens meanwhile is shown afterwards.
+    pub fn pause<T>(&self, then: impl FnOnce() -> T) -> T {
+        let mut screen = self.screen.lock().unwrap_or_else(PoisonError::into_inner);
+        screen.disturbed = true;
+        then()
     }
 
     /// Shows what is left and ends the display. Later events are dropped.
@@ -113,10 +133,15 @@ impl EventSink for Display {
     }
 }
 
-fn show(mut renderer: Box<dyn Renderer>, events: &Receiver<Event>) {
+fn show(mut renderer: Box<dyn Renderer>, events: &Receiver<Event>, screen: &Mutex<Screen>) {
     let mut last_tick = std::time::Instant::now();
     loop {
-        match events.recv_timeout(Duration::from_millis(100)) {
+        let event = events.recv_timeout(Duration::from_millis(100));
+        let mut screen = screen.lock().unwrap_or_else(PoisonError::into_inner);
+        if std::mem::take(&mut screen.disturbed) {
+            renderer.disturbed();
+        }
+        match event {
             Ok(event) => renderer.event(event),
             Err(RecvTimeoutError::Timeout) => {}
             Err(RecvTimeoutError::Disconnected) => break,

@@ -146,4 +146,8 @@ impl Renderer for Plain {
             Event::Miss { .. } | Event::Lint(_) => {}
         }
     }
+
+    fn disturbed(&mut self) {
+        self.last_shown = None;
+    }
 }

@@ -256,6 +256,10 @@ impl Renderer for Tty {
         self.redraw(&live);
     }
 
+    fn disturbed(&mut self) {
+        self.drawn.clear();
+    }
+
     fn finish(&mut self) {
         // What was never needed does not count any more.
         let known = self.started.max(self.finished);

@@ -6,15 +6,17 @@ use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use kiln_executor::{Exit, Limits, Network, ProcessSpec, Security, Stdio, Ulimit, User};
+use kiln_executor::{Exit, Limits, Network, ProcessSpec, Security, Stdio, Terminal, Ulimit, User};
 use kiln_graph::{ExecOp, NetworkMode, SecurityMode, Vertex};
 use kiln_rootfs::{Ownership, Root, Target, ids};
 use kiln_store::Snapshot;
 
 use super::mounts::Mounts;
 use crate::build::Job;
+use crate::debug::{OnFailure, Shell};
 use crate::error::{Cause, Error, Result, StepError};
 use crate::events::Stream;
+use crate::run::Attach;
 use crate::steps::Step;
 use crate::value::Value;
 
@@ -40,11 +42,13 @@ pub fn run(job: &Job, vertex: &Vertex, op: &ExecOp, inputs: &[Value], step: &Ste
         mounts.for_single_id(&root)?;
     }
     let output = Output::new(job, step)?;
-    let spec = process(job, op, &root, &mounts, &output)?;
-    let exit =
-        job.engine.executor()?.run(spec.with_mounts(mounts.list), |started| permit.started(started.pid), &job.cancel);
+    let mut spec = process(job, op, &root, &mounts)?;
+    (spec.stdout, spec.stderr) = output.take_writers();
+    spec.mounts = std::mem::take(&mut mounts.list);
+    let exit = job.engine.executor()?.run(spec, |started| permit.started(started.pid), &job.cancel);
     let tail = output.finish();
-    drop(root);
+    // Caches are free again: a shell wants them, too.
+    drop(mounts);
     let exit = match exit {
         Ok(exit) => exit,
         Err(kiln_executor::Error::Cancelled) => return Err(Error::Cancelled),
@@ -53,7 +57,12 @@ pub fn run(job: &Job, vertex: &Vertex, op: &ExecOp, inputs: &[Value], step: &Ste
     for limit in &exit.not_enforced {
         job.steps.warn(format!("{}: {} is not enforced: {}", vertex.meta.name, limit.limit, limit.reason));
     }
-    check(job, vertex, op, &exit, tail)?;
+    let checked = check(job, vertex, op, &exit, tail);
+    if let (Err(_), Some(hook)) = (&checked, &job.request.on_failure) {
+        Failed { job, vertex, op, inputs, step }.shell(&root, hook)?;
+    }
+    drop(root);
+    checked?;
     let layer = draft.commit(job.layer_meta())?;
     Ok(base.with(layer))
 }
@@ -69,7 +78,7 @@ fn root_input(op: &ExecOp, inputs: &[Value]) -> Result<Snapshot> {
 }
 
 /// What the process is: everything but its mounts.
-fn process(job: &Job, op: &ExecOp, root: &Root, mounts: &Mounts, output: &Output) -> Result<Process> {
+fn process(job: &Job, op: &ExecOp, root: &Root, mounts: &Mounts) -> Result<ProcessSpec> {
     let user = ids::lookup_user(root, &op.user)?;
     let mut env: Vec<OsString> = op.env.iter().map(OsString::from).collect();
     let has = |env: &[OsString], name: &str| env.iter().any(|e| e.to_string_lossy().starts_with(&format!("{name}=")));
@@ -102,17 +111,37 @@ fn process(job: &Job, op: &ExecOp, root: &Root, mounts: &Mounts, output: &Output
         SecurityMode::Insecure => Security::Insecure,
     };
     spec.limits = limits(op)?;
-    (spec.stdout, spec.stderr) = output.take_writers();
-    Ok(Process(spec))
+    Ok(spec)
 }
 
-/// A process that lacks its mounts.
-struct Process(ProcessSpec);
+/// A step that failed, with what it was given.
+struct Failed<'a> {
+    job: &'a Job,
+    vertex: &'a Vertex,
+    op: &'a ExecOp,
+    inputs: &'a [Value],
+    step: &'a Step,
+}
 
-impl Process {
-    fn with_mounts(mut self, mounts: Vec<kiln_executor::Mount>) -> ProcessSpec {
-        self.0.mounts = mounts;
-        self.0
+impl Failed<'_> {
+    /// A shell in the file system as the step left it, with its mounts, environment and user.
+    fn shell(&self, root: &Root, hook: &OnFailure) -> Result<()> {
+        let job = self.job;
+        let mut run = |terminal: Terminal, attach: &dyn Attach| {
+            let mut mounts = Mounts::prepare(job, self.op, self.inputs, self.step)?;
+            let mut shell = Shell::new(root, hook.tools.as_deref(), &[])?;
+            let mut spec = process(job, self.op, root, &mounts)?;
+            spec.args = std::mem::take(&mut shell.args);
+            spec.mounts = std::mem::take(&mut mounts.list);
+            spec.mounts.append(&mut shell.mounts);
+            spec.terminal = Some(terminal);
+            attach.starting();
+            match job.engine.executor()?.run(spec, |started| attach.started(started), &job.cancel) {
+                Ok(_) | Err(kiln_executor::Error::Cancelled) => Ok(()),
+                Err(error) => Err(error.into()),
+            }
+        };
+        hook.show.show(&job.steps.masked(&self.vertex.meta.name), &mut run)
     }
 }
 

@@ -6,6 +6,8 @@ mod mounts;
 mod source;
 mod tree;
 
+pub use mounts::memory_file_system;
+
 use kiln_graph::{Op, Vertex};
 use kiln_store::Snapshot;
 

@@ -190,7 +190,7 @@ fn missing_secret(id: &str) -> Error {
 }
 
 /// A tmpfs that is mounted nowhere.
-fn memory_file_system() -> Result<OwnedFd> {
+pub fn memory_file_system() -> Result<OwnedFd> {
     use rustix::mount::{
         FsMountFlags, FsOpenFlags, MountAttrFlags, fsconfig_create, fsconfig_set_string, fsmount, fsopen,
     };
