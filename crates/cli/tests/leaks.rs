@@ -106,6 +106,37 @@ fn credentials_of_git_and_http_urls_stay_out() {
     assert_eq!(files_with(&s.path("store"), TOKEN.as_bytes()), Vec::<std::path::PathBuf>::new());
 }
 
+#[test]
+fn cve_2023_26054_credentials_of_urls_are_not_in_history_names_or_records() {
+    use std::io::{Read, Write};
+    let s = Sandbox::bare("");
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    std::thread::spawn(move || {
+        for mut client in listener.incoming().flatten() {
+            let mut request = vec![0; 8192];
+            let n = client.read(&mut request).unwrap_or(0);
+            let authorized = String::from_utf8_lossy(&request[..n]).to_lowercase().contains("authorization: basic");
+            let head = if authorized { "200 OK" } else { "401 Unauthorized" };
+            let _ = client.write_all(
+                format!("HTTP/1.1 {head}\r\nContent-Length: 5\r\nConnection: close\r\n\r\nhello").as_bytes(),
+            );
+        }
+    });
+    let url = format!("http://user:{TOKEN}@127.0.0.1:{port}/file");
+    s.file("Dockerfile", format!("FROM scratch\nADD {url} /a\nADD [\"{url}\", \"/b\"]\n"));
+    s.build(&["-t", "x"]).ok().hides(TOKEN);
+    let history = s.kiln(&["history", "--no-trunc", "x"]).ok();
+    assert!(history.stdout.contains(&format!("ADD http://127.0.0.1:{port}/file /a")), "{}", history.stdout);
+    s.kiln(&["logs"]).ok().hides(TOKEN);
+    // An instruction that keeps its text as it is can't be helped, but is found.
+    s.file("Dockerfile", format!("FROM scratch\nARG U={url}\nADD $U /a\n"));
+    s.build(&["-t", "x"]).fails(4).says(&["the token of http://127.0.0.1", "history"]).hides(TOKEN);
+    // As a context, too: the record of the build has no credentials in it.
+    s.kiln(&["build", &url]).hides(TOKEN);
+    s.kiln(&["logs", "--list"]).ok().hides(TOKEN);
+}
+
 /// A `git` that writes down what others can see of it, and what it can read.
 fn spying_git(s: &Sandbox) {
     let script = "#!/bin/sh\n{ tr '\\0' ' ' < /proc/$$/cmdline; tr '\\0' '\\n' < /proc/$$/environ; } >> SEEN\n\

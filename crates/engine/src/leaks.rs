@@ -24,15 +24,18 @@ pub struct Leak {
 }
 
 impl Leak {
-    /// Whether it is one of the build's own secrets rather than something that looks like one.
+    /// Whether it is one of the build's own secrets, rather than something that looks like one or that any file may hold.
     pub fn is_secret(&self) -> bool {
-        matches!(self.kind, HitKind::Secret { .. })
+        matches!(self.kind, HitKind::Secret { chance: false, .. })
     }
 
     /// One sentence.
     pub fn describe(&self) -> String {
         let path = self.path.as_deref().map(|p| format!("{p} of ")).unwrap_or_default();
         match &self.kind {
+            HitKind::Secret { name, chance: true, .. } => {
+                format!("the value of secret {name:?}, which is a common one, is in {path}{}", self.place)
+            }
             HitKind::Secret { name, encoding, .. } => {
                 format!("secret {name:?} is in {path}{}, {}", self.place, encoding.describe())
             }
@@ -43,11 +46,15 @@ impl Leak {
     /// What to do about it.
     pub fn remedy(&self) -> &'static str {
         match &self.kind {
+            HitKind::Secret { chance: true, .. } => "it may be there by chance: a longer value would prove it",
             HitKind::Secret { origin: Origin::BuildArg, .. } => {
                 "build args stay in the image: use RUN --mount=type=secret and --secret instead"
             }
             HitKind::Secret { origin: Origin::SshKey, .. } => {
                 "use RUN --mount=type=ssh, which never shows the key to the step"
+            }
+            HitKind::Secret { origin: Origin::Token, .. } => {
+                "give tokens with --secret id=GIT_AUTH_TOKEN or `docker login` rather than in URLs, and do not copy the file that holds them"
             }
             HitKind::Secret { .. } => {
                 "use the secret only while the step runs and do not write it to a file; or do so in a stage whose files are not all copied"

@@ -3,7 +3,7 @@
 use kiln_dockerfile::{Add, Copy, ExpandMode, InlineFile, Span, Spanned};
 use kiln_graph::{
     ActionInput, CopyAction, Edge, FileAction, FileActionKind, FileOp, GitUrl, HttpSource, MergeOp, Mode, Op, Owner,
-    SourceOp, UserRef, is_git_url, is_http_url,
+    SourceOp, UserRef, is_git_url, is_http_url, redact_url,
 };
 use kiln_oci::Digest;
 
@@ -105,12 +105,12 @@ impl StageLowering<'_, '_, '_> {
                 history += &format!(" --{flag}={value}");
             }
         }
-        let title = self.title(step, ExpandMode::WORD, &[]);
+        let title = without_credentials(&self.title(step, ExpandMode::WORD, &[]));
         let name = self.next_name(step, &title);
         let mut draft = self.draft(step, job, &dest, chown.as_deref(), chmod.as_deref())?;
         for source in job.sources {
             let path = self.expand(step, source)?;
-            history += &format!(" {path}");
+            history += &format!(" {}", without_credentials(&path));
             self.source_action(step, job, (&path, source.span), &name, &mut draft)?;
         }
         for file in job.files {
@@ -291,6 +291,12 @@ impl StageLowering<'_, '_, '_> {
 enum Remote {
     Git,
     Http,
+}
+
+/// CVE-2023-26054: an instruction as it may be shown and kept in the history, without user names and passwords in its URLs.
+fn without_credentials(text: &str) -> String {
+    let word = |word: &str| if word.contains("://") { redact_url(word) } else { word.to_owned() };
+    text.split_inclusive(' ').map(word).collect()
 }
 
 /// With `--keep-git-dir` any URL is a repository's.

@@ -68,6 +68,15 @@ impl Secret {
         self.value.len() >= SHORTEST
     }
 
+    /// Whether files that have nothing to do with it may hold it: it is short, a word, or a number.
+    pub fn is_guessable(&self) -> bool {
+        let one_kind = |test: fn(&u8) -> bool| self.value.len() <= 12 && self.value.iter().all(test);
+        self.value.len() < 8
+            || one_kind(u8::is_ascii_lowercase)
+            || one_kind(u8::is_ascii_uppercase)
+            || one_kind(u8::is_ascii_digit)
+    }
+
     /// Hands its name and value to a hash function, field by field.
     pub fn fingerprint(&self, field: &mut dyn FnMut(&[u8])) {
         field(self.name.as_bytes());
@@ -112,6 +121,13 @@ mod tests {
         for name in ["VERSION", "PUBLIC_KEY", "MONKEY", "KEYBOARD", "AUTHOR"] {
             assert!(!looks_like_credential(name), "{name}");
         }
+    }
+
+    #[test]
+    fn words_and_numbers_are_guessable() {
+        let guessable = |value: &str| Secret::new("s", Origin::Secret, value).is_guessable();
+        assert!(["test", "postgres", "12345678", "abc123"].iter().all(|v| guessable(v)));
+        assert!(!["hunter22", "correcthorsebattery", "p@ssword"].iter().any(|v| guessable(v)));
     }
 
     #[test]

@@ -25,6 +25,8 @@ pub enum HitKind {
         origin: Origin,
         /// How it was written.
         encoding: Encoding,
+        /// It is a word or so short that it may be there by chance.
+        chance: bool,
     },
     /// Something that looks like a credential.
     Shape(Shape),
@@ -190,7 +192,8 @@ impl Searcher {
         let mut patterns = Vec::new();
         for secret in secrets.iter().filter(|s| s.is_searchable()) {
             for Form { encoding, text, wraps } in forms(secret.value(), secret.public()) {
-                let kind = HitKind::Secret { name: secret.name.clone(), origin: secret.origin, encoding };
+                let (name, origin, chance) = (secret.name.clone(), secret.origin, secret.is_guessable());
+                let kind = HitKind::Secret { name, origin, encoding, chance };
                 patterns.push(Pattern { kind, text, wraps, follow: 0 });
             }
         }

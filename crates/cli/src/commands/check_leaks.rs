@@ -20,7 +20,8 @@ use crate::progress::human_size;
 /// notation. Without them only what has the shape of a credential is found: private keys and tokens of well-known services.
 /// Compressed files inside a layer are not looked into.
 ///
-/// Exit codes: 0 nothing was found, or shapes only; 4 a secret was found, with --strict also a shape.
+/// Exit codes: 0 nothing was found, or shapes only; 4 a secret was found, with --strict also a shape. A secret that is a word
+/// or shorter than 8 characters may be in a file by chance and counts as a shape.
 ///
 /// Examples:
 ///   kiln check-leaks app
@@ -37,7 +38,7 @@ pub struct CheckLeaksArgs {
     /// Private keys to look for: `ID=KEY[,KEY]`
     #[arg(long = "ssh", value_name = "SPEC")]
     ssh: Vec<String>,
-    /// Fail for shapes of credentials, too
+    /// Fail for shapes of credentials and common values, too
     #[arg(long)]
     strict: bool,
     /// Print JSON
@@ -73,7 +74,7 @@ pub fn run(args: &CheckLeaksArgs, environment: &Environment) -> Result<ExitCode,
 
 fn text(args: &CheckLeaksArgs, report: &LeakReport) {
     for (index, leak) in report.leaks.iter().enumerate() {
-        println!("{}: {}", if leak.is_secret() { "secret" } else { "shape" }, leak.describe());
+        println!("{}: {}", if leak.is_secret() { "secret" } else { "warning" }, leak.describe());
         let next = report.leaks.get(index + 1);
         if next.is_none_or(|n| n.remedy() != leak.remedy()) {
             println!("  {}", leak.remedy());
@@ -98,7 +99,9 @@ fn text(args: &CheckLeaksArgs, report: &LeakReport) {
 fn json(args: &CheckLeaksArgs, report: &LeakReport) -> serde_json::Value {
     let finding = |leak: &Leak| {
         let (kind, name, form) = match &leak.kind {
-            HitKind::Secret { name, encoding, .. } => ("secret", name.clone(), Some(encoding.describe())),
+            HitKind::Secret { name, encoding, chance, .. } => {
+                (if *chance { "common value" } else { "secret" }, name.clone(), Some(encoding.describe()))
+            }
             HitKind::Shape(shape) => ("shape", shape.describe().to_owned(), None),
         };
         serde_json::json!({
