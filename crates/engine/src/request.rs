@@ -179,6 +179,8 @@ pub struct ImageOutput {
     pub push_by_digest: bool,
     /// Also keep it under `name@digest`.
     pub name_canonical: bool,
+    /// Upload without verifying the registry's certificate, or with plain http.
+    pub insecure: bool,
     /// How layers are written.
     pub layers: LayerFormat,
 }

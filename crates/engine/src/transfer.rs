@@ -15,8 +15,8 @@ use crate::steps::{Reporter, Step};
 
 /// Largest image config that is read, in bytes.
 const MAX_CONFIG: u64 = 16 << 20;
-/// Blobs that are transferred at once.
-const PARALLEL: usize = 4;
+/// Blobs that are transferred at once: enough that few images have a last layer that goes alone.
+const PARALLEL: usize = 6;
 
 /// An image that is known, its layers not necessarily here.
 #[derive(Debug, Clone)]

@@ -77,6 +77,11 @@ impl Client {
         self.inner.options.cancel.clone()
     }
 
+    /// Uses a registry without verifying its certificate, or with plain http if it has no TLS, from now on.
+    pub fn allow_insecure(&self, registry: &str) {
+        self.inner.allow_insecure(registry);
+    }
+
     /// Asks a registry whether it is one, with the credentials there are.
     pub fn ping(&self, registry: &str) -> Result<(), Error> {
         let session = self.host(registry)?;

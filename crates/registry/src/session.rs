@@ -28,6 +28,8 @@ pub(crate) struct Inner {
     hosts: OnceLock<Result<HostsConfig, (PathBuf, String)>>,
     /// Whether a host that may be either speaks TLS; the inner lock is held while it is found out.
     schemes: Mutex<HashMap<String, Arc<Mutex<Option<bool>>>>>,
+    /// Registries that this process was told to use without verification.
+    insecure: Mutex<HashSet<String>>,
     /// Mirrors that sent wrong content: not asked again.
     bad_mirrors: Mutex<HashSet<String>>,
 }
@@ -69,7 +71,7 @@ impl Inner {
         let transport = Transport::new(options.proxies.clone(), &options.user_agent, options.timeouts.clone());
         let auth = Authenticator::new(options.keychain.clone(), options.events.clone());
         let (hosts, schemes) = (OnceLock::new(), Mutex::default());
-        Self { options, transport, auth, hosts, schemes, bad_mirrors: Mutex::default() }
+        Self { options, transport, auth, hosts, schemes, insecure: Mutex::default(), bad_mirrors: Mutex::default() }
     }
 
     /// The host table. The first call reads the configuration files.
@@ -98,7 +100,12 @@ impl Inner {
         self.hosts().and_then(|h| h.host_endpoint(&url.host_port())).map(|spec| spec.settings).unwrap_or_default()
     }
 
-    pub fn session(self: &Arc<Self>, spec: EndpointSpec) -> Result<Session, Error> {
+    pub fn allow_insecure(&self, registry: &str) {
+        self.insecure.lock().unwrap_or_else(|e| e.into_inner()).insert(registry.to_owned());
+    }
+
+    pub fn session(self: &Arc<Self>, mut spec: EndpointSpec) -> Result<Session, Error> {
+        spec.settings.insecure |= self.insecure.lock().unwrap_or_else(|e| e.into_inner()).contains(&spec.registry);
         let https = self.speaks_tls(&spec)?;
         let malformed = || Error::Protocol { host: spec.host.clone(), reason: "not a host name".into() };
         let base = Url::new(https, &spec.host, "/v2/").ok_or_else(malformed)?;

@@ -486,6 +486,7 @@ impl OutputSpec<'_> {
             push,
             push_by_digest,
             name_canonical: self.flag("name-canonical")?.unwrap_or(false),
+            insecure: self.flag("registry.insecure")?.unwrap_or(false),
             layers: self.layers(true)?,
         })
     }

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use clap::Args;
 use kiln_engine::Error;
-use kiln_engine::registry::{Credential, StoredIn};
+use kiln_engine::registry::{self, Credential, StoredIn};
 use rustix::termios::{LocalModes, OptionalActions, tcgetattr, tcsetattr};
 
 use crate::environment::Environment;
@@ -33,6 +33,10 @@ pub struct LoginArgs {
     /// Read the password from standard input
     #[arg(long, requires = "username")]
     password_stdin: bool,
+    /// Verify the registry's certificate; false also allows plain http
+    #[arg(long, value_name = "BOOL", default_value_t = true, num_args = 0..=1, require_equals = true,
+          default_missing_value = "true", action = clap::ArgAction::Set)]
+    tls_verify: bool,
 }
 
 /// Longest password that is read.
@@ -42,7 +46,15 @@ const MAX_PASSWORD: u64 = 64 << 10;
 pub fn run(args: &LoginArgs, environment: &Environment) -> Result<ExitCode, CliError> {
     let (username, password) = credential(args)?;
     let client = environment.client();
-    let done = client.login(&args.server, &Credential::basic(username, password)).map_err(Error::from)?;
+    if !args.tls_verify {
+        client.allow_insecure(args.server.split('/').next().unwrap_or_default());
+    }
+    let done = client.login(&args.server, &Credential::basic(username, password)).map_err(|e| match e {
+        registry::Error::Unauthorized { registry, reason, .. } => {
+            CliError::failed(format!("log-in to {registry} failed: {reason}"))
+        }
+        other => Error::from(other).into(),
+    })?;
     match done.stored {
         StoredIn::File(path) => eprintln!(
             "WARNING: the {} is stored in {} without encryption; a credential helper (credsStore in that file) would \

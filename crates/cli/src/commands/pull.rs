@@ -34,6 +34,10 @@ pub struct PullArgs {
     /// Print the image's name only
     #[arg(short, long)]
     quiet: bool,
+    /// Verify the registry's certificate; false also allows plain http
+    #[arg(long, value_name = "BOOL", default_value_t = true, num_args = 0..=1, require_equals = true,
+          default_missing_value = "true", action = clap::ArgAction::Set)]
+    tls_verify: bool,
 }
 
 /// Pulls, and prints what docker prints.
@@ -44,6 +48,9 @@ pub fn run(args: &PullArgs, environment: &Environment) -> Result<ExitCode, CliEr
     }
     let engine = environment.engine()?;
     let _stop = stop_on_signal(engine.registry.canceller());
+    if !args.tls_verify {
+        engine.registry.allow_insecure(name.registry());
+    }
     if !args.all_tags {
         let name = name.with_default_tag();
         let pulled = pull(&engine, &name, args, environment)?;

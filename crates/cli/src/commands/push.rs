@@ -32,6 +32,10 @@ pub struct PushArgs {
     /// Print the image's name only
     #[arg(short, long)]
     quiet: bool,
+    /// Verify the registry's certificate; false also allows plain http
+    #[arg(long, value_name = "BOOL", default_value_t = true, num_args = 0..=1, require_equals = true,
+          default_missing_value = "true", action = clap::ArgAction::Set)]
+    tls_verify: bool,
 }
 
 /// Pushes, and prints what docker prints.
@@ -49,6 +53,9 @@ pub fn run(args: &PushArgs, environment: &Environment) -> Result<ExitCode, CliEr
     let engine = environment.engine()?;
     let images = chosen(&engine, &name, args.all_tags)?;
     let _stop = stop_on_signal(engine.registry.canceller());
+    if !args.tls_verify {
+        engine.registry.allow_insecure(name.registry());
+    }
     if !args.quiet {
         eprintln!("The push refers to repository [{}]", name.name());
     }

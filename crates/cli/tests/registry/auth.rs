@@ -30,7 +30,10 @@ fn a_login_is_checked_kept_used_and_forgotten() {
     world.sandbox.kiln(&["push", &name]).fails(1).says(&["refuses access", &format!("kiln login {host}")]);
 
     let login = ["login", "-u", "me", "--password-stdin", &host];
-    with_input(&world.sandbox, &login, "wrong\n").fails(1).says(&["wrong user name or password"]).hides("wrong\n");
+    with_input(&world.sandbox, &login, "wrong\n")
+        .fails(1)
+        .says(&["failed: wrong user name or password"])
+        .hides("hint:");
     assert!(!config.exists(), "a password that is refused is not kept");
     let done = with_input(&world.sandbox, &login, "pass-word\n").ok();
     assert_eq!(done.stdout, "Login Succeeded\n");

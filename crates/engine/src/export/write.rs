@@ -131,6 +131,9 @@ fn to_store(
     }
     if output.push {
         for name in &names {
+            if output.insecure {
+                job.engine.registry.allow_insecure(name.registry());
+            }
             job.engine.push_image(name, &target, output.push_by_digest, step)?;
         }
     }
