@@ -9,6 +9,8 @@ mod auth;
 mod config;
 #[path = "registry/faults.rs"]
 mod faults;
+#[path = "registry/layers.rs"]
+mod layers;
 #[path = "registry/roundtrip.rs"]
 mod roundtrip;
 #[path = "registry/tools.rs"]
