@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use kiln_engine::Engine;
 use kiln_engine::Steps;
-use kiln_engine::build::{Loaded, load, outline};
+use kiln_engine::build::{Checked, Loaded, check as run_checks, load, outline};
 use kiln_engine::events::NoEvents;
 use kiln_engine::frontend::{Outline, Target, targets};
 use kiln_engine::request::BuildRequest;
@@ -49,7 +49,7 @@ impl Method {
 pub fn run(engine: &Arc<Engine>, request: &BuildRequest, method: &Method) -> Result<ExitCode, CliError> {
     let loaded = load(engine, request, &Steps::new(Arc::new(NoEvents)))?;
     match method.kind {
-        Kind::Check => check(&loaded, method.json),
+        Kind::Check => check(&loaded, &run_checks(engine, request, &loaded)?, method.json),
         Kind::Targets => {
             show_targets(&targets(&loaded.dockerfile), method.json);
             Ok(ExitCode::SUCCESS)
@@ -61,19 +61,19 @@ pub fn run(engine: &Arc<Engine>, request: &BuildRequest, method: &Method) -> Res
     }
 }
 
-fn check(loaded: &Loaded, json: bool) -> Result<ExitCode, CliError> {
+fn check(loaded: &Loaded, checked: &Checked, json: bool) -> Result<ExitCode, CliError> {
     let source = &loaded.dockerfile.source;
     if json {
-        let all: Vec<_> = loaded.warnings.iter().map(|w| json_warning(w, source)).collect();
+        let all: Vec<_> = checked.warnings.iter().map(|w| json_warning(w, source)).collect();
         println!("{}", serde_json::json!({ "warnings": all }));
-    } else if loaded.warnings.is_empty() {
+    } else if checked.warnings.is_empty() {
         println!("Check complete, no warnings found.");
     } else {
-        excerpt::show(source, &loaded.warnings);
-        let plural = if loaded.warnings.len() == 1 { " has" } else { "s have" };
-        println!("Check complete, {} warning{plural} been found!", loaded.warnings.len());
+        excerpt::show(source, &checked.warnings);
+        let plural = if checked.warnings.len() == 1 { " has" } else { "s have" };
+        println!("Check complete, {} warning{plural} been found!", checked.warnings.len());
     }
-    Ok(if loaded.warnings.is_empty() { ExitCode::SUCCESS } else { ExitCode::from(code::CHECK) })
+    Ok(if checked.warnings.is_empty() { ExitCode::SUCCESS } else { ExitCode::from(code::CHECK) })
 }
 
 fn json_warning(

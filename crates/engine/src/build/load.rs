@@ -5,7 +5,7 @@ use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError};
 
-use kiln_dockerfile::{Diagnostic, Dockerfile, IgnoreFile, IgnoreMatcher, LintContext, lint, parse};
+use kiln_dockerfile::{Diagnostic, Dockerfile, IgnoreFile, IgnoreMatcher, parse};
 use kiln_graph::{GitUrl, is_git_context, redact_url};
 use kiln_oci::Hasher;
 use kiln_rootfs::Root;
@@ -14,7 +14,6 @@ use kiln_source::HttpOptions;
 use crate::contexts::{Contexts, LocalContext, MAIN, unpack_archive};
 use crate::engine::Engine;
 use crate::error::{Error, Result};
-use crate::events::Event;
 use crate::git_access::GitAccess;
 use crate::request::{BuildRequest, ContextSource, DockerfileSource};
 use crate::steps::Steps;
@@ -30,29 +29,14 @@ const NAMES: [&str; 3] = ["Dockerfile", "dockerfile", "Containerfile"];
 pub struct Loaded {
     /// The Dockerfile, without syntax errors.
     pub dockerfile: Dockerfile,
-    /// What the build checks say.
-    pub warnings: Vec<Diagnostic>,
-    /// Whether warnings are errors (`# check=error=true`).
-    pub warnings_are_errors: bool,
+    /// What its parser had to remark.
+    pub remarks: Vec<Diagnostic>,
     /// The contexts.
-    pub contexts: Contexts,
+    pub contexts: Arc<Contexts>,
     /// Identifies context and Dockerfile between builds.
     pub project: String,
     /// Tokens and the ssh agent for git, and the values of secrets.
     pub(crate) git: Arc<GitAccess>,
-}
-
-impl Loaded {
-    /// Sends the warnings; fails if they are errors.
-    pub fn report(&self, steps: &Steps) -> Result<()> {
-        if self.warnings_are_errors && !self.warnings.is_empty() {
-            return Err(Error::Dockerfile { file: self.dockerfile.source.clone(), diagnostics: self.warnings.clone() });
-        }
-        for warning in &self.warnings {
-            steps.sink().event(Event::Lint(Box::new(warning.clone())));
-        }
-        Ok(())
-    }
 }
 
 /// The main context as a directory, or only a Dockerfile.
@@ -80,16 +64,6 @@ fn load_unseen(engine: &Arc<Engine>, request: &BuildRequest) -> Result<Loaded> {
     }
     check_syntax(&parsed.dockerfile, request)?;
     let matcher = ignore_rules(&main, ignore_name.as_deref())?;
-    let lint_context = LintContext {
-        build_args: request.build_args.clone(),
-        target: request.target.clone(),
-        ignore: matcher.as_ref(),
-        ..LintContext::default()
-    };
-    let report = lint(&parsed.dockerfile, &lint_context);
-    let warnings_are_errors = report.fails_build();
-    let mut warnings = parsed.diagnostics;
-    warnings.extend(report.diagnostics);
     let contexts = open_contexts(engine, request, &main, matcher)?;
     if let Some(scratch) = main.scratch {
         contexts.keep(scratch);
@@ -98,9 +72,8 @@ fn load_unseen(engine: &Arc<Engine>, request: &BuildRequest) -> Result<Loaded> {
     hasher.field(&main.name).field(&name);
     Ok(Loaded {
         dockerfile: parsed.dockerfile,
-        warnings,
-        warnings_are_errors,
-        contexts,
+        remarks: parsed.diagnostics,
+        contexts: Arc::new(contexts),
         project: hasher.finish().hex(),
         git,
     })

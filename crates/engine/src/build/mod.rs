@@ -1,5 +1,6 @@
 //! One build from beginning to end.
 
+mod checks;
 mod explain;
 mod job;
 mod load;
@@ -16,6 +17,7 @@ use kiln_graph::{ResolveMode, VertexId};
 use kiln_oci::Platform;
 use kiln_secrets::{Origin, Redactor, Secret};
 
+pub use checks::{Checked, check};
 pub use job::{Job, owned_fd};
 pub use load::{Loaded, load};
 pub use result::BuildResult;
@@ -26,7 +28,7 @@ use crate::contexts::{Contexts, MAIN};
 use crate::debian::UserFiles;
 use crate::engine::Engine;
 use crate::error::{Error, Result};
-use crate::events::{Event, EventSink};
+use crate::events::EventSink;
 use crate::plan_source::Meta;
 use crate::request::{BuildRequest, ContextSource, DockerfileSource};
 use crate::resolve::{DebOptions, ResolveOptions, Resolved};
@@ -52,7 +54,6 @@ pub fn build(
 
 fn run(engine: &Arc<Engine>, request: BuildRequest, steps: Steps, cancel: &CancelToken) -> Result<BuildResult> {
     let loaded = load(engine, &request, &steps)?;
-    loaded.report(&steps)?;
     let job = prepare(engine, request, loaded, steps, cancel)?;
     let result = result::produce(&job);
     job.contexts.save();
@@ -96,7 +97,7 @@ fn prepare(
     let known = known_secrets(&request, &secrets)?;
     let steps = steps.masking(Redactor::new(&known));
     engine.unpacker.show(steps.clone());
-    let contexts = Arc::new(loaded.contexts);
+    let contexts = Arc::clone(&loaded.contexts);
     let options = ResolveOptions {
         contexts: Arc::clone(&contexts),
         git: Arc::clone(&loaded.git),
@@ -106,9 +107,7 @@ fn prepare(
     };
     let resolved = Arc::new(Resolved::new(Arc::clone(engine), steps.clone(), options));
     let lowered = lower(&request, &loaded.dockerfile, &resolved)?;
-    for warning in &lowered.warnings {
-        steps.sink().event(Event::Lint(Box::new(warning.clone())));
-    }
+    checks::report(&request, &loaded, &lowered, &steps)?;
     let targets: Vec<VertexId> = lowered.images.iter().filter_map(|i| i.root.map(|e| e.vertex)).collect();
     let plan = Plan::new(&lowered.graph, &targets, &*resolved)?;
     check_entitlements(&request, &lowered)?;
