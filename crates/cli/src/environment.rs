@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use kiln_engine::budget::Budget;
 use kiln_engine::cache::Credentials;
 use kiln_engine::executor::{CancelToken, OnCancel, rootless};
 use kiln_engine::registry::{self, Client, ClientOptions, ConfigPaths, ConfigSource, Keychain, ProxyConfig};
@@ -10,6 +11,7 @@ use kiln_engine::rootfs::Ownership;
 use kiln_engine::store::Store;
 use kiln_engine::{Engine, EngineOptions};
 
+use crate::commands::budget;
 use crate::error::CliError;
 use crate::notices::Notices;
 
@@ -51,6 +53,11 @@ impl Environment {
     pub fn store(&self) -> Result<Store, CliError> {
         rootless::enter().map_err(|e| CliError::failed(e.to_string()))?;
         Ok(Store::open(&self.root).map_err(kiln_engine::Error::from)?)
+    }
+
+    /// How much of the disk builds leave.
+    pub fn budget(&self) -> Result<Budget, CliError> {
+        budget::for_builds(config_paths(&self.home).kiln.as_deref(), &self.root)
     }
 
     /// The registry client with the user's configuration. Nothing of that is read before a registry is contacted.

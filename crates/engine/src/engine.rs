@@ -1,13 +1,16 @@
 //! The engine: the store, the executor and the clients that all operations share.
 
-use std::sync::{Arc, OnceLock};
+use std::collections::BTreeSet;
+use std::sync::{Arc, Mutex, OnceLock};
 
 use kiln_executor::{Executor, ExecutorOptions};
+use kiln_oci::Digest;
 use kiln_registry::Client;
 use kiln_rootfs::Ownership;
 use kiln_source::HttpClient;
 use kiln_store::{Lease, Store};
 
+use crate::budget::Keeper;
 use crate::cache;
 use crate::download::Origins;
 use crate::error::Result;
@@ -54,6 +57,10 @@ pub struct Engine {
     pub known_hosts: Option<std::path::PathBuf>,
     /// Access keys for buckets.
     pub s3_keys: Arc<cache::Keys>,
+    /// Keeps the store to a budget, if it was given one.
+    pub(crate) keeper: OnceLock<Keeper>,
+    /// Images of the store that were used.
+    pub(crate) used_images: Mutex<BTreeSet<Digest>>,
     executor: OnceLock<Executor>,
 }
 
@@ -80,6 +87,8 @@ impl Engine {
             apt_root: options.apt_root,
             known_hosts: options.known_hosts,
             s3_keys,
+            keeper: OnceLock::new(),
+            used_images: Mutex::default(),
             executor: OnceLock::new(),
         }))
     }

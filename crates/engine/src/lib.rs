@@ -9,6 +9,7 @@
 
 mod admission;
 pub mod archives;
+pub mod budget;
 pub mod build;
 pub mod cache;
 mod changes;

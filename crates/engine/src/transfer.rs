@@ -57,7 +57,10 @@ impl Engine {
     pub(crate) fn find_local(&self, name: &Reference, platform: &Platform) -> Result<Option<KnownImage>> {
         let Some(image) = self.store.images().resolve(name)? else { return Ok(None) };
         match self.known(&image.target, platform, None) {
-            Ok(known) => Ok(Some(known)),
+            Ok(known) => {
+                self.uses_image(image.target.digest);
+                Ok(Some(known))
+            }
             Err(Error::Store(kiln_store::Error::BlobMissing(_) | kiln_store::Error::NoPlatform { .. })) => Ok(None),
             Err(e) => Err(e),
         }

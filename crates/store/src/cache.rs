@@ -6,6 +6,7 @@ use rusqlite::{Connection, OptionalExtension, params};
 use crate::db;
 use crate::error::{Error, Result};
 use crate::fsutil::{boot_id, now_ms};
+use crate::images;
 use crate::layers::{LayerId, Snapshot};
 use crate::session::Pin;
 use crate::store::Store;
@@ -127,9 +128,9 @@ impl CacheRecords<'_> {
         })
     }
 
-    /// Records that the results of these keys were used now. Call it once, at the end of a build.
-    pub fn touch(&self, keys: &[CacheKey]) -> Result<()> {
-        if keys.is_empty() {
+    /// Records that the results of these keys, and these images, were used now. Call it once, at the end of a build.
+    pub fn touch(&self, keys: &[CacheKey], images: &[Digest]) -> Result<()> {
+        if keys.is_empty() && images.is_empty() {
             return Ok(());
         }
         let sql = "UPDATE records SET used=?2 WHERE id=(SELECT record FROM record_keys WHERE key=?1)";
@@ -137,6 +138,10 @@ impl CacheRecords<'_> {
             let mut statement = tx.prepare_cached(sql)?;
             let now = now_ms();
             keys.iter().try_for_each(|key| statement.execute(params![key.0.bytes(), now]).map(|_| ()))?;
+            let mut statement = tx.prepare_cached("INSERT OR REPLACE INTO meta(key, value) VALUES(?1,?2)")?;
+            for image in images {
+                statement.execute(params![images::used_key(image), now.to_string().as_bytes()])?;
+            }
             Ok(())
         })
     }

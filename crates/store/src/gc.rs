@@ -1,4 +1,5 @@
-//! Collection: what nothing leads to goes; then, for a budget, the least recently used cache records and cache mounts.
+//! Collection: what nothing leads to goes; then, for a budget, the least recently used cache records, cache mounts, source caches
+//! and images.
 //!
 //! Roots are images, cache records, leases of live processes and the table `roots`. Everything is removed in short batches
 //! under the exclusive lock of `locks/gc` (see the crate's header): in each, leases and rows are read again, rows
@@ -14,15 +15,16 @@ use kiln_oci::Digest;
 use rusqlite::params;
 use rustix::fs::FlockOperation;
 
+use crate::candidate::{self, Candidate, ImageItem, keep_bytes};
 use crate::error::{Context, Result};
 use crate::fsutil::{self, Removed, now_ms};
+use crate::images;
 use crate::layers::{self, LayerId};
 use crate::lock::{self, flock};
 use crate::mark::Marks;
-use crate::mounts::MountInfo;
 use crate::session::{self, Pin, Session};
+use crate::sources::{self, SourceItem};
 use crate::store::Store;
-use crate::usage::CacheEntry;
 use crate::{cache, usage};
 
 /// What may be evicted, and down to what.
@@ -38,6 +40,8 @@ pub struct PrunePolicy {
     pub keep_since: Option<Duration>,
     /// Also evict records all of whose layers an image holds anyway.
     pub all: bool,
+    /// Also evict images that have a name. Those without one are evicted in any case.
+    pub images: bool,
     /// Evict only what fits all of these.
     pub filters: Vec<Filter>,
 }
@@ -56,7 +60,7 @@ pub enum Filter {
 }
 
 impl Filter {
-    fn accepts(&self, kind: &str, description: &str, used_ms: i64) -> bool {
+    pub(crate) fn accepts(&self, kind: &str, description: &str, used_ms: i64) -> bool {
         match self {
             Self::Kind(wanted) => kind == wanted,
             Self::NotKind(other) => kind != other,
@@ -66,7 +70,7 @@ impl Filter {
     }
 }
 
-fn is_older(used_ms: i64, time: Duration) -> bool {
+pub(crate) fn is_older(used_ms: i64, time: Duration) -> bool {
     i128::from(now_ms()) - i128::from(used_ms) >= time.as_millis() as i128
 }
 
@@ -81,6 +85,10 @@ pub enum Kind {
     Blobs,
     /// Cache mounts.
     CacheMounts,
+    /// What sources keep: repositories, packages.
+    Sources,
+    /// Names of images. Their bytes count under what they held.
+    Images,
     /// Build logs.
     Logs,
     /// What dead processes left.
@@ -124,31 +132,10 @@ impl Report {
 const BATCH: usize = 64;
 /// Steps whose ingredients are remembered for this long without a build.
 const STEPS_MAX_AGE_MS: i64 = 90 * 24 * 3600 * 1000;
+/// Builds whose records and logs are kept.
+const BUILDS_KEPT: usize = 500;
 /// Files without a record that are younger may be in the making.
 const ORPHAN_MIN_AGE_MS: i64 = 3600 * 1000;
-
-/// Something that can be evicted.
-#[derive(Debug)]
-enum Candidate {
-    Record(CacheEntry),
-    Mount(MountInfo),
-}
-
-impl Candidate {
-    fn used_ms(&self) -> i64 {
-        match self {
-            Self::Record(entry) => entry.used_ms,
-            Self::Mount(mount) => mount.used_ms,
-        }
-    }
-
-    fn words(&self) -> (&str, &str) {
-        match self {
-            Self::Record(entry) => (&entry.kind, &entry.description),
-            Self::Mount(mount) => ("exec.cachemount", &mount.id),
-        }
-    }
-}
 
 impl Store {
     /// Removes what nothing leads to, and nothing else. For after images were removed.
@@ -159,7 +146,7 @@ impl Store {
         Ok(collector.report)
     }
 
-    /// Removes what nothing leads to, then evicts cache records and cache mounts, the least recently used first, until
+    /// Removes what nothing leads to, then evicts cache records, cache mounts, source caches and images, the least recently used first, until
     /// the policy's budget is met. Without limits, evicts all that its filters accept.
     pub fn gc(&self, policy: &PrunePolicy) -> Result<Report> {
         let _run = self.lock("gc-run", &mut || {})?;
@@ -167,6 +154,15 @@ impl Store {
         collector.unreferenced()?;
         collector.evict(policy)?;
         Ok(collector.report)
+    }
+}
+
+impl Store {
+    /// Whether the store is within a policy's limits, as far as can be told without looking into layers: false may be wrong.
+    pub fn is_within(&self, policy: &PrunePolicy) -> Result<bool> {
+        self.layers().measure_new()?;
+        let used = usage::at_most(self)?;
+        Ok(used <= keep_bytes(policy, used, usage::free_space(self)?))
     }
 }
 
@@ -220,6 +216,7 @@ impl<'a> Collector<'a> {
         bytes += self.blobs()?;
         bytes += self.orphan_mounts()?;
         self.store.layers().measure_new()?;
+        self.store.builds().retain(BUILDS_KEPT)?;
         self.orphan_logs()?;
         self.stale_locks();
         Ok(bytes)
@@ -392,56 +389,76 @@ impl<'a> Collector<'a> {
         if limited {
             used = self.store.usage()?.total;
         }
-        let mut candidates = self.candidates(policy)?.into_iter().peekable();
-        while candidates.peek().is_some() {
-            let keep = if limited { keep_bytes(policy, used, usage::free_space(self.store)?) } else { 0 };
-            if limited && used <= keep {
+        // Images that turned out to be in use.
+        let mut tried = HashSet::new();
+        loop {
+            let mut candidates = candidate::candidates(self.store, &self.marks, policy)?;
+            candidates.retain(|c| !matches!(c, Candidate::Image(image) if tried.contains(&image.digest)));
+            let mut candidates = candidates.into_iter().peekable();
+            let mut again = false;
+            while candidates.peek().is_some() && !again {
+                let keep = if limited { keep_bytes(policy, used, usage::free_space(self.store)?) } else { 0 };
+                if limited && used <= keep {
+                    return Ok(());
+                }
+                let mut hoped = 0;
+                let mut batch = Vec::new();
+                while batch.len() < BATCH && (!limited || hoped < used - keep) && !again {
+                    let Some(next) = candidates.next() else { break };
+                    // Layers that other records need as well are freed later than hoped, never earlier.
+                    hoped += candidate::estimate(self.store, &self.marks, &next).max(1);
+                    if let Candidate::Image(image) = &next {
+                        // What it held is a candidate only when it is gone.
+                        again = true;
+                        tried.insert(image.digest);
+                    }
+                    batch.push(next);
+                }
+                let freed = self.evict_batch(batch)?;
+                used = used.saturating_sub(freed);
+            }
+            if !again {
                 return Ok(());
             }
-            let mut hoped = 0;
-            let mut batch = Vec::new();
-            while batch.len() < BATCH && (!limited || hoped < used - keep) {
-                let Some(next) = candidates.next() else { break };
-                // Layers that other records need as well are freed later than hoped, never earlier.
-                hoped += self.estimate(&next).max(1);
-                batch.push(next);
+        }
+    }
+
+    /// Takes the names of images away that nobody uses. What they held is found to be unreferenced afterwards.
+    fn evict_images(&mut self, items: Vec<ImageItem>) -> Result<()> {
+        for item in items {
+            let gone = self.batch(|this, pins| {
+                if pins.contains(&Pin::Image(item.digest)) {
+                    return Ok(false);
+                }
+                this.store.images().remove_digest(&item.digest).map(|rows| !rows.is_empty())
+            })?;
+            if gone {
+                self.store.meta().remove(&images::used_key(&item.digest))?;
+                self.report.add(Kind::Images, 1, 0);
+                self.report.evicted.push(("image".into(), item.name));
             }
-            let freed = self.evict_batch(batch)?;
-            used = used.saturating_sub(freed);
         }
         Ok(())
     }
 
-    fn estimate(&self, candidate: &Candidate) -> u64 {
-        match candidate {
-            Candidate::Record(entry) => entry.bytes,
-            Candidate::Mount(mount) => self.store.cache_mounts().size(mount).unwrap_or(0),
+    fn evict_source(&mut self, item: &SourceItem) -> Result<u64> {
+        let trash = sources::while_unused(self.store, &item.kind, || self.trash(&item.path))?.flatten();
+        let freed = self.delete(Kind::Sources, trash.as_slice())?;
+        if trash.is_some() {
+            self.report.evicted.push((format!("source.{}", item.kind), item.name()));
         }
-    }
-
-    /// What may be evicted, the least recently used first.
-    fn candidates(&self, policy: &PrunePolicy) -> Result<Vec<Candidate>> {
-        let records = usage::cache_entries(self.store, &self.marks)?;
-        let records = records.into_iter().filter(|e| policy.all || !e.in_image).map(Candidate::Record);
-        let mounts = self.store.cache_mounts().list()?.into_iter().map(Candidate::Mount);
-        let mut candidates: Vec<Candidate> = records
-            .chain(mounts)
-            .filter(|c| {
-                let (kind, description) = c.words();
-                policy.keep_since.is_none_or(|since| is_older(c.used_ms(), since))
-                    && policy.filters.iter().all(|f| f.accepts(kind, description, c.used_ms()))
-            })
-            .collect();
-        candidates.sort_by_key(Candidate::used_ms);
-        Ok(candidates)
+        Ok(freed)
     }
 
     fn evict_batch(&mut self, batch: Vec<Candidate>) -> Result<u64> {
         let mut freed = 0;
         let mut records = Vec::new();
+        let mut images = Vec::new();
         for candidate in batch {
             match candidate {
                 Candidate::Record(entry) => records.push(entry),
+                Candidate::Image(image) => images.push(image),
+                Candidate::Source(item) => freed += self.evict_source(&item)?,
                 Candidate::Mount(mount) => {
                     if let Some(removed) = self.store.cache_mounts().remove_instance(&mount)? {
                         self.report.add(Kind::CacheMounts, 1, removed.bytes);
@@ -451,9 +468,10 @@ impl<'a> Collector<'a> {
                 }
             }
         }
-        if records.is_empty() {
+        if records.is_empty() && images.is_empty() {
             return Ok(freed);
         }
+        self.evict_images(images)?;
         let evicted = self.batch(|this, pins| {
             this.store.inner().db.write(|tx| {
                 let mut evicted = Vec::new();
@@ -478,20 +496,4 @@ impl<'a> Collector<'a> {
 /// Entries of a directory.
 fn list(dir: &std::path::Path) -> Result<Vec<PathBuf>> {
     fs::read_dir(dir).ctx("list", dir)?.map(|e| Ok(e.ctx("list", dir)?.path())).collect()
-}
-
-/// BuildKit's rule for its three limits, of which at least one is set.
-fn keep_bytes(policy: &PrunePolicy, used: u64, free: u64) -> u64 {
-    let mut keep = if policy.max_used_space == 0 { None } else { Some(policy.max_used_space) };
-    let missing = policy.min_free_space.saturating_sub(free);
-    if missing > 0 {
-        let lower = used.saturating_sub(missing);
-        keep = Some(keep.map_or(lower, |k| k.min(lower)));
-    }
-    match keep {
-        Some(keep) => keep.max(policy.reserved_space),
-        // Only a demand for free space, which is met.
-        None if policy.min_free_space > 0 => u64::MAX,
-        None => policy.reserved_space,
-    }
 }

@@ -104,6 +104,23 @@ impl Images<'_> {
         Ok(pins.into_iter().filter_map(|pin| if let Pin::Image(digest) = pin { Some(digest) } else { None }).collect())
     }
 
+    /// When an image was last used by a build, or got a name, in milliseconds.
+    pub(crate) fn used_ms(&self, digest: &Digest) -> Result<i64> {
+        let sql = "SELECT max(updated) FROM images WHERE digest=?1";
+        let named: Option<i64> =
+            self.0.inner().db.read(|db| Ok(db.prepare_cached(sql)?.query_row([digest.bytes()], |r| r.get(0))?))?;
+        let touched = self.0.meta().get(&used_key(digest))?;
+        let touched = touched.and_then(|t| std::str::from_utf8(&t).ok()?.parse().ok());
+        Ok(named.max(touched).unwrap_or(0))
+    }
+
+    /// Bytes of an image's blobs that are here; 0 if that can't be told.
+    pub(crate) fn content_bytes(&self, digest: &Digest) -> u64 {
+        let views = self.manifests(&Descriptor::new("", *digest, 0)).unwrap_or_default();
+        let layers = views.iter().flat_map(|v| &v.manifest.layers);
+        layers.filter_map(|l| self.0.content().size(&l.digest).ok().flatten()).sum()
+    }
+
     /// Makes `name` lead to an image, whose manifest must be in the content store. What it led to before stays, without
     /// a name if that was its last one.
     pub fn put(&self, name: &Reference, target: &Descriptor) -> Result<Put> {
@@ -294,6 +311,11 @@ impl Images<'_> {
             Ok(found)
         })
     }
+}
+
+/// The key of `meta` under which the last use of an image is.
+pub(crate) fn used_key(digest: &Digest) -> String {
+    format!("image used {digest}")
 }
 
 /// The only image of an index that does not say for which platform it is.

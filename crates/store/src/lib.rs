@@ -15,7 +15,7 @@
 //!   locks/<name>              flock(2)ed; the file is removed by the holder
 //!   builds/<id>.log           full output of a build
 //!   mounts/<hash>/<n>/fs      cache mounts (<hash> is over the id: an id is never a path); <n>.lock beside it
-//!   sources/<kind>/…          caches that sources own (git, http, deb)
+//!   sources/<kind>/…          caches that sources own (git, deb, …); users of a kind hold locks/sources.<kind>
 //! ```
 //!
 //! # Rules
@@ -40,6 +40,7 @@
 mod archive;
 mod builds;
 mod cache;
+mod candidate;
 mod content;
 mod db;
 mod error;
@@ -54,6 +55,7 @@ mod meta;
 mod mounts;
 mod roots;
 mod session;
+mod sources;
 mod store;
 mod usage;
 

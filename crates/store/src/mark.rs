@@ -30,6 +30,15 @@ pub(crate) struct Marks {
 }
 
 impl Marks {
+    /// What the images that have a name lead to, and nothing else.
+    pub(crate) fn of_named(store: &Store, db: &Connection) -> Result<Self> {
+        let mut marks = Self::default();
+        for image in images::query(db, "WHERE name IS NOT NULL ORDER BY id", [])? {
+            marks.follow(store, db, &image.target, &HashMap::new())?;
+        }
+        Ok(marks)
+    }
+
     /// Marks from the images and roots that are there now, and from `pins`. Closures that were read before are not read again.
     pub(crate) fn refresh(&mut self, store: &Store, db: &Connection, pins: &HashSet<Pin>) -> Result<()> {
         let mut targets: Vec<Descriptor> =

@@ -1,5 +1,6 @@
 //! Opening the state directory, and what its parts share.
 
+use std::collections::HashMap;
 use std::fs;
 use std::io::Write;
 use std::os::fd::OwnedFd;
@@ -9,11 +10,15 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
 use std::thread::JoinHandle;
 
+use rustix::fs::FlockOperation;
+
 use crate::db::Db;
 use crate::error::{Context, Result};
 use crate::lock::{self, LockGuard};
 use crate::session::{self, Lease, Session, guard};
-use crate::{Builds, CacheMounts, CacheRecords, Content, Images, LayerId, Layers, Meta, Roots, Steps, fsutil, index};
+use crate::{
+    Builds, CacheMounts, CacheRecords, Content, Images, LayerId, Layers, Meta, Roots, Steps, fsutil, index, sources,
+};
 
 /// A state directory. Cheap to clone; may be used from any thread, and by any number of processes at once.
 #[derive(Debug, Clone)]
@@ -27,6 +32,8 @@ pub(crate) struct Inner {
     pub(crate) leases: AtomicUsize,
     sweeper: Mutex<Option<JoinHandle<()>>>,
     layers_dir: OnceLock<OwnedFd>,
+    /// Kinds of sources that this process uses, with their locks.
+    sources: Mutex<HashMap<String, fs::File>>,
 }
 
 impl Inner {
@@ -76,8 +83,8 @@ impl Store {
             None => create(&root)?,
         };
         let (session, leases, sweeper) = (Mutex::new(None), AtomicUsize::new(0), Mutex::new(None));
-        let layers_dir = OnceLock::new();
-        let store = Self(Arc::new(Inner { root, db, session, leases, sweeper, layers_dir }));
+        let (layers_dir, sources) = (OnceLock::new(), Mutex::default());
+        let store = Self(Arc::new(Inner { root, db, session, leases, sweeper, layers_dir, sources }));
         let debris = session::find_debris(&store.0.root, session::LOOK_LIMIT)?;
         if !debris.is_empty() {
             let inner = store.0.clone();
@@ -171,10 +178,18 @@ impl Store {
         lock::path_of(&self.0.root.join("locks"), name)
     }
 
-    /// The directory `sources/<kind>`, made if it is not there. What is in it belongs to the source of that kind.
+    /// The directory `sources/<kind>`, made if it is not there. What is in it belongs to the source of that kind, and
+    /// is not collected as long as this process lives.
     pub fn sources_dir(&self, kind: &str) -> Result<PathBuf> {
         let safe = !kind.is_empty() && kind.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-');
-        let path = self.0.root.join("sources").join(if safe { kind } else { "other" });
+        let kind = if safe { kind } else { "other" };
+        let path = self.0.root.join("sources").join(kind);
+        let mut used = guard(&self.0.sources);
+        if !used.contains_key(kind) {
+            let (file, lock_path) = sources::open_lock(self, kind)?;
+            lock::flock(&file, FlockOperation::LockShared, &lock_path)?;
+            used.insert(kind.to_owned(), file);
+        }
         fs::DirBuilder::new().recursive(true).mode(0o700).create(&path).ctx("create", &path)?;
         Ok(path)
     }

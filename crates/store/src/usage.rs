@@ -79,14 +79,14 @@ impl Store {
     /// Measures what the store uses. Walks all layers and cache mounts.
     pub fn usage(&self) -> Result<Usage> {
         let mut marks = Marks::default();
-        let cached: HashSet<LayerId> = self.inner().db.snapshot(|db| {
+        let (cached, named) = self.inner().db.snapshot(|db| {
             marks.refresh(self, db, &HashSet::new())?;
-            cached_layers(db)
+            Ok((cached_layers(db)?, Marks::of_named(self, db)?))
         })?;
         let mut count = Counter::default();
         let mut usage = Usage::default();
-        self.measure_layers(&marks, &cached, &mut count, &mut usage)?;
-        self.measure_blobs(&marks, &mut count, &mut usage)?;
+        self.measure_layers(&marks, &named, &cached, (&mut count, &mut usage))?;
+        self.measure_blobs(&marks, &named, (&mut count, &mut usage))?;
         for mount in self.cache_mounts().list()? {
             let bytes = count.tree(mount.path.parent().unwrap_or(&mount.path))?;
             usage.cache_mounts.count += 1;
@@ -99,6 +99,7 @@ impl Store {
         }
         usage.logs.bytes = count.tree(&self.root().join("builds"))?;
         usage.logs.reclaimable = usage.logs.bytes;
+        usage.sources.count = crate::sources::list(self).len() as u64;
         usage.sources.bytes = count.tree(&self.root().join("sources"))?;
         usage.sources.reclaimable = usage.sources.bytes;
         usage.other = count.tree(&self.root().join("tmp"))?;
@@ -129,9 +130,9 @@ impl Store {
     fn measure_layers(
         &self,
         marks: &Marks,
+        named: &Marks,
         cached: &HashSet<LayerId>,
-        count: &mut Counter,
-        usage: &mut Usage,
+        (count, usage): (&mut Counter, &mut Usage),
     ) -> Result<()> {
         let dir = self.root().join("layers");
         let mut ids: Vec<LayerId> =
@@ -142,6 +143,9 @@ impl Store {
             let bytes = count.tree(&self.layers().dir(&id))?;
             if marks.layers.contains(&id) {
                 usage.images.bytes += bytes;
+                if !named.layers.contains(&id) {
+                    usage.images.reclaimable += bytes;
+                }
                 match cached.contains(&id) || marks.users.get(&id).is_some_and(|n| *n > 1) {
                     true => usage.layers_shared += bytes,
                     false => usage.layers_unshared += bytes,
@@ -154,12 +158,15 @@ impl Store {
         Ok(())
     }
 
-    fn measure_blobs(&self, marks: &Marks, count: &mut Counter, usage: &mut Usage) -> Result<()> {
+    fn measure_blobs(&self, marks: &Marks, named: &Marks, (count, usage): (&mut Counter, &mut Usage)) -> Result<()> {
         for digest in blobs(self)? {
             let Ok(metadata) = fs::metadata(self.content().path(&digest)) else { continue };
             let bytes = count.file(metadata.dev(), metadata.ino(), metadata.nlink() > 1, metadata.blocks() * 512);
             if marks.blobs.contains(&digest) {
                 usage.images.bytes += bytes;
+                if !named.blobs.contains(&digest) {
+                    usage.images.reclaimable += bytes;
+                }
             } else {
                 usage.build_cache.bytes += bytes;
                 usage.build_cache.reclaimable += bytes;
@@ -192,6 +199,14 @@ impl Counter {
             Err(e) if e.kind() != io::ErrorKind::NotFound => Err(Error::io("read", path, e)),
             _ => Ok(bytes),
         }
+    }
+}
+
+/// The allocated bytes of a file or tree.
+pub(crate) fn tree(path: &Path) -> Result<u64> {
+    match path.is_dir() {
+        true => Counter::default().tree(path),
+        false => Ok(fs::symlink_metadata(path).map_or(0, |m| m.blocks() * 512)),
     }
 }
 

@@ -97,7 +97,7 @@ fn the_least_recently_used_goes_first_and_the_budget_is_met() {
     }
     let db = rusqlite::Connection::open(env.root().join("kiln.db")).unwrap();
     db.execute("UPDATE records SET used=used-100000+id", []).unwrap();
-    env.store.cache().touch(&[key(0), key(3)]).unwrap();
+    env.store.cache().touch(&[key(0), key(3)], &[]).unwrap();
     fresh(&mut env);
     let before = env.store.usage().unwrap();
     assert!(before.build_cache.bytes >= 8 << 20 && before.build_cache.count == 8, "{before:?}");
@@ -368,6 +368,8 @@ impl Driver {
             Op::Gc => {
                 drop(store);
                 self.env.reopen().gc(&PrunePolicy { all: true, ..PrunePolicy::default() }).unwrap();
+                let images = model.pinned_blobs.clone();
+                model.dangling.retain(|digest| images.contains(digest));
                 let pinned = model.pinned_layers.clone();
                 model.records.retain(|_, layers| layers.iter().any(|id| pinned.contains(id)));
                 model.collected();
@@ -489,4 +491,49 @@ fn large_layers_are_summarised_by_the_collector() {
     db.execute("UPDATE layers SET boot='before', checksum=NULL", []).unwrap();
     env.store.collect().unwrap();
     assert!(env.store.cache().lookup(&key(1)).unwrap().is_none());
+}
+
+#[test]
+fn downloads_of_sources_are_evicted_unless_their_kind_is_in_use() {
+    let env = Env::new();
+    let hash = "c".repeat(64);
+    let git = env.root().join("sources/git").join(&hash);
+    let deb = env.root().join("sources/deb/debs/a.deb");
+    for (file, n) in [(git.join("pack"), 1), (deb.clone(), 2), (env.root().join("sources/empty/x"), 3)] {
+        fs::create_dir_all(file.parent().unwrap()).unwrap();
+        fs::write(file, vec![n; 100_000]).unwrap();
+    }
+    let user = env.reopen();
+    user.sources_dir("git").unwrap();
+    let report = env.store.gc(&PrunePolicy::default()).unwrap();
+    assert!(git.exists() && !deb.exists(), "the one in use stays");
+    assert_eq!(report.freed[&Kind::Sources].count, 1);
+    assert!(report.freed[&Kind::Sources].bytes >= 100_000);
+    assert_eq!(report.evicted[0].0, "source.deb");
+    drop(user);
+    let filters = vec![Filter::Kind("source.git".into())];
+    env.store.gc(&PrunePolicy { filters, ..PrunePolicy::default() }).unwrap();
+    assert!(!git.exists() && env.root().join("sources/empty/x").exists());
+}
+
+#[test]
+fn images_go_by_their_last_use_if_they_may() {
+    let env = Env::new();
+    let mut digests = Vec::new();
+    for n in 0..3 {
+        let made = image(&env.store, &amd64(), &[&format!("{n}").repeat(200_000)]);
+        env.store.images().put(&format!("app{n}").parse().unwrap(), &made.target).unwrap();
+        digests.push(made.target.digest);
+    }
+    let db = rusqlite::Connection::open(env.root().join("kiln.db")).unwrap();
+    db.execute("UPDATE images SET updated=updated-1000000+id*10000", []).unwrap();
+    env.store.cache().touch(&[], &digests[..1]).unwrap();
+    let store = env.reopen();
+    drop(env.store);
+    let total = store.usage().unwrap().total;
+    let policy = PrunePolicy { max_used_space: total - 1, ..PrunePolicy::default() };
+    assert_eq!(store.gc(&policy).unwrap().evicted, [], "named images stay");
+    let report = store.gc(&PrunePolicy { images: true, ..policy }).unwrap();
+    assert_eq!(report.evicted, [("image".to_owned(), "app1:latest".to_owned())], "app0 was used, app2 is newer");
+    assert_eq!(store.images().list().unwrap().len(), 2);
 }

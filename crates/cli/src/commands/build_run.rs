@@ -36,6 +36,7 @@ pub fn build(
     let shell = args.on_error == OnError::Shell;
     let foreground = if shell { Some(Arc::new(Foreground::new(true, true)?)) } else { None };
     let engine = environment.engine()?;
+    engine.keep_to(environment.budget()?);
     let cancel = foreground.as_ref().map_or_else(cancel_on_signal, |f| f.cancel().clone());
     let mode = if args.quiet { Mode::Quiet } else { args.progress };
     let display = Display::start(mode, args.explain_cache);

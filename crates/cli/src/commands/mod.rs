@@ -2,6 +2,7 @@
 
 mod base;
 mod base_print;
+pub mod budget;
 mod build;
 mod build_cache;
 mod build_request;
@@ -16,6 +17,7 @@ mod check_leaks;
 mod completions;
 mod confirm;
 mod debug;
+mod df;
 mod filters;
 mod history;
 mod image;
@@ -29,6 +31,7 @@ mod logout;
 mod logs;
 mod manifest;
 mod parse;
+mod prune;
 mod pull;
 mod push;
 mod referrers;
@@ -36,6 +39,7 @@ mod rmi;
 mod run;
 mod save;
 mod ssh_keys;
+mod system;
 mod tag;
 
 use std::path::PathBuf;
@@ -78,6 +82,10 @@ enum Command {
     Import(import::ImportArgs),
     Image(image::ImageArgs),
     Cache(cache::CacheArgs),
+    Prune(prune::PruneArgs),
+    System(system::SystemArgs),
+    #[command(hide = true)]
+    Builder(system::BuilderArgs),
     Login(login::LoginArgs),
     Logout(logout::LogoutArgs),
     Manifest(manifest::ManifestArgs),
@@ -106,6 +114,9 @@ pub fn run(cli: Cli) -> Result<ExitCode, CliError> {
         Command::Load(args) => load::run(&args, &environment),
         Command::Import(args) => import::run(&args, &environment),
         Command::Cache(args) => cache::run(&args, &environment),
+        Command::Prune(args) => prune::run(&args, &environment),
+        Command::System(args) => system::run(&args, &environment),
+        Command::Builder(args) => system::run_builder(&args, &environment),
         Command::Image(args) => image::run(&args, &environment),
         Command::Login(args) => login::run(&args, &environment),
         Command::Logout(args) => logout::run(&args, &environment),

@@ -11,7 +11,7 @@ use kiln_graph::{Graph, Selector};
 use kiln_oci::{Digest, Platform};
 use kiln_rootfs::{Owner, Ownership, Root};
 use kiln_secrets::Redactor;
-use kiln_store::LayerMeta;
+use kiln_store::{CacheKey, LayerMeta};
 
 use super::plan::Plan;
 use crate::admission::Admission;
@@ -73,6 +73,12 @@ impl Job {
     /// The step of a vertex.
     pub fn step_id(&self, index: usize) -> StepId {
         self.step_ids.get(index).copied().unwrap_or(StepId(0))
+    }
+
+    /// The keys of all steps that the result needs, also of those that nobody had to look up.
+    pub fn used_records(&self) -> Vec<CacheKey> {
+        let needed = (0..self.graph.vertices().len()).filter(|i| self.plan.is_needed(*i));
+        needed.filter_map(|i| self.plan.definition(i)).map(CacheKey).collect()
     }
 
     /// What a new layer is recorded with.

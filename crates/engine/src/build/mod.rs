@@ -57,6 +57,7 @@ fn run(engine: &Arc<Engine>, request: BuildRequest, steps: Steps, cancel: &Cance
     let job = prepare(engine, request, loaded, steps, cancel)?;
     let result = result::produce(&job);
     job.contexts.save();
+    engine.settle(&job.used_records());
     result
 }
 

@@ -239,6 +239,7 @@ impl<'a> Solver<'a> {
         if let Op::Source(SourceOp::Local(local)) = &vertex.op {
             return Ok(Value::Context(local.name.clone()));
         }
+        self.job.engine.writes();
         let key = key.unwrap_or_else(|| Digest::of(vertex.op_digest().0.bytes()));
         let step_id = self.job.step_id(node.index());
         let mut waited = false;
