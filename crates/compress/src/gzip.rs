@@ -20,6 +20,8 @@ use crate::blocks;
 
 /// Input bytes of a block.
 const BLOCK: usize = 1024 * 1024;
+/// More threads only take memory: what they get is read, searched and hashed by one.
+const MAX_WORKERS: usize = 8;
 /// Blocks on their way for each worker: one in work and one waiting, so that a worker never starves.
 const BLOCKS_PER_WORKER: usize = 2;
 
@@ -62,7 +64,7 @@ impl<W: Write> GzipEncoder<W> {
         Ok(Self {
             inner,
             level,
-            threads: threads.max(1),
+            threads: threads.clamp(1, MAX_WORKERS),
             buffer: Vec::new(),
             crc: crc32fast::Hasher::new(),
             length: 0,
@@ -188,6 +190,8 @@ fn compress(compressor: &mut Compressor, input: Vec<u8>, last: bool) -> io::Resu
     let mut compressed = vec![0; compressor.deflate_compress_bound(input.len())];
     let length = compressor.deflate_compress(&input, &mut compressed).map_err(io::Error::other)?;
     compressed.truncate(length);
+    // It waits for the blocks before it.
+    compressed.shrink_to(length + 8);
     if !last {
         blocks::make_joinable(&mut compressed)?;
     }

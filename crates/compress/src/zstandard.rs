@@ -12,8 +12,8 @@ use zstd::stream::write::Encoder;
 const JOB: u32 = 4 << 20;
 /// The largest window, 8 MiB: what every decoder must support (RFC 8878), and what keeps levels 20 to 22 affordable.
 const MAX_WINDOW_LOG: u32 = 23;
-/// libzstd refuses more workers than this.
-const MAX_WORKERS: usize = 200;
+/// Each worker takes 12 MB, and more than these are not fed: what they get is read, searched and hashed by one thread.
+const MAX_WORKERS: usize = 4;
 
 pub(crate) struct ZstdEncoder<W: Write>(Encoder<'static, W>);
 

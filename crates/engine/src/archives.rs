@@ -148,7 +148,7 @@ impl Engine {
         };
         let id = draft.commit(LayerMeta::default())?;
         let format = LayerFormat::default();
-        let packed = self.pack_searched(&Snapshot(vec![id]), 0, &PackOptions { format, epoch: None }, None)?;
+        let packed = self.pack_searched(&Snapshot(vec![id]), 0, &PackOptions::alone(format), None)?;
         let mut options = ImportOptions::new(&origin);
         options.platform = request.platform;
         options.config = config;

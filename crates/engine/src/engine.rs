@@ -102,6 +102,11 @@ impl Engine {
         self.executor.get().ok_or(crate::error::Error::Cancelled)
     }
 
+    /// How many layers are packed at the same time: each may use all cores, and has buffers.
+    pub fn layers_at_once(&self) -> usize {
+        self.threads.clamp(1, 3)
+    }
+
     /// `/etc/resolv.conf` for containers on the host's network.
     pub fn resolv_conf(&self) -> Vec<u8> {
         kiln_executor::default_resolv_conf(kiln_executor::Network::Host)

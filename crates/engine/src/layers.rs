@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use kiln_compress::{Encoder, ReadAhead};
+use kiln_executor::CancelToken;
 use kiln_oci::{Descriptor, Digest, Hasher, Reference};
 use kiln_rootfs::apply::{Applied, ApplyOptions, Limits, apply, copy_up_parents};
 use kiln_rootfs::diff::ContentObserver;
@@ -16,6 +17,7 @@ use kiln_secrets::HitKind;
 use kiln_store::{Layer, LayerBlob, LayerDraft, LayerId, Snapshot, Store};
 use serde::{Deserialize, Serialize};
 
+use crate::build::Job;
 use crate::cache::Location;
 use crate::download::{Download, Origins, worth_another};
 use crate::engine::Engine;
@@ -271,49 +273,74 @@ pub struct PackOptions {
     pub format: LayerFormat,
     /// Clamp for files' times.
     pub epoch: Option<i64>,
+    /// Ends the work.
+    pub cancel: CancelToken,
 }
+
+impl PackOptions {
+    /// For one output of a build.
+    pub fn new(job: &Job, format: LayerFormat) -> Self {
+        Self { format, epoch: job.request.source_date_epoch, cancel: job.cancel.clone() }
+    }
+
+    /// For layers of no build.
+    pub fn alone(format: LayerFormat) -> Self {
+        Self { format, epoch: None, cancel: CancelToken::new() }
+    }
+}
+
+/// A search for secrets, and the step that made the layer.
+type Search<'a> = Option<(&'a LeakSearch, &'a str)>;
 
 impl Engine {
     /// The blob of the layer at `index` of a state, made if it is not here. It is searched for secrets, unless it came as a
     /// blob from elsewhere or the same search was done before; then what that one found is used.
+    ///
+    /// Layers can be packed at the same time; the same one by two is packed once.
     pub fn pack_searched(
         &self,
         snapshot: &Snapshot,
         index: usize,
         options: &PackOptions,
-        search: Option<(&LeakSearch, &str)>,
+        search: Search<'_>,
     ) -> Result<Packed> {
-        let layer = self.store.layers().get(&snapshot.0[index])?;
-        let search = search.filter(|_| layer.remote.is_none());
-        let memo = search.map(|(s, _)| format!("searched {} {}", layer.id, s.fingerprint()));
-        let before = memo.as_ref().map(|key| self.store.meta().get_as::<Vec<ShapeFound>>(key)).transpose()?.flatten();
-        if let (Some((search, place)), Some(found)) = (search, &before) {
-            search.add_shapes(place, found);
+        let id = snapshot.0[index];
+        if let Some(packed) = self.packed_before(&id, options, search)? {
+            return Ok(packed);
         }
+        let mut keep_waiting = || !options.cancel.is_cancelled();
+        let Some(_lock) = self.store.lock_while(&format!("pack.{id}"), &mut keep_waiting)? else {
+            return Err(Error::Cancelled);
+        };
+        // Somebody else may have packed it in the meantime.
+        if let Some(packed) = self.packed_before(&id, options, search)? {
+            return Ok(packed);
+        }
+        let layer = self.store.layers().get(&id)?;
+        let search = search.filter(|_| layer.remote.is_none());
+        let before = self.searched_before(&id, search)?;
         let mut observer = match (search, &before) {
             (Some((search, place)), None) => Some(search.layer(place)),
             _ => None,
         };
-        let known = match self.known_blob(&layer, options)? {
-            Some(packed) if self.is_within_reach(&layer, &packed.descriptor)? => Some(packed),
-            _ => None,
-        };
-        let packed = match known {
+        let packed = match self.usable_blob(&layer, options)? {
             Some(packed) => {
                 if let Some(observer) = &mut observer {
-                    self.write_tar(snapshot, index, options.epoch, Some(observer), &mut io::sink())?;
+                    self.write_tar(snapshot, index, options, Some(observer), &mut io::sink())?;
                 }
                 packed
             }
             None => {
-                let _lock = self.store.lock(&format!("pack.{}", layer.id), &mut || {})?;
                 self.pack_now(snapshot, index, options, observer.as_mut().map(|o| o as &mut dyn ContentObserver))?
             }
         };
-        if let (Some(key), Some(observer)) = (memo, observer)
+        if let (Some((search, place)), Some(found)) = (search, &before) {
+            search.add_shapes(place, found);
+        }
+        if let (Some((search, _)), Some(observer)) = (search, observer)
             && let Some(shapes) = observer.shapes_only()
         {
-            self.store.meta().put_as(&key, &shapes, None)?;
+            self.store.meta().put_as(&searched_key(&id, search), &shapes, None)?;
         }
         Ok(packed)
     }
@@ -347,6 +374,34 @@ impl Engine {
             Some(shapes) => Ok(self.store.meta().put_as(&memo, &shapes, None)?),
             None => Ok(()),
         }
+    }
+
+    /// The blob, if nothing has to be made and nothing to be searched for it.
+    pub fn packed_before(&self, id: &LayerId, options: &PackOptions, search: Search<'_>) -> Result<Option<Packed>> {
+        let layer = self.store.layers().get(id)?;
+        let search = search.filter(|_| layer.remote.is_none());
+        let found = self.searched_before(id, search)?;
+        if search.is_some() && found.is_none() {
+            return Ok(None);
+        }
+        let packed = self.usable_blob(&layer, options)?;
+        if let (Some(_), Some((search, place)), Some(found)) = (&packed, search, found) {
+            search.add_shapes(place, &found);
+        }
+        Ok(packed)
+    }
+
+    /// What the same search found in a layer, if that was no secret.
+    fn searched_before(&self, id: &LayerId, search: Search<'_>) -> Result<Option<Vec<ShapeFound>>> {
+        let Some((search, _)) = search else { return Ok(None) };
+        Ok(self.store.meta().get_as::<Vec<ShapeFound>>(&searched_key(id, search))?)
+    }
+
+    fn usable_blob(&self, layer: &Layer, options: &PackOptions) -> Result<Option<Packed>> {
+        Ok(match self.known_blob(layer, options)? {
+            Some(packed) if self.is_within_reach(layer, &packed.descriptor)? => Some(packed),
+            _ => None,
+        })
     }
 
     /// The blob, if it was made before. One that came from elsewhere is passed on as it is unless `force` is set.
@@ -389,7 +444,7 @@ impl Engine {
         let encoder = Encoder::new(&mut blob, format.compression, format.level, self.threads)
             .map_err(|e| Error::request(e.to_string()))?;
         let mut sink = HashingSink { inner: encoder, hasher: Hasher::new(), size: 0 };
-        self.write_tar(snapshot, index, options.epoch, observer, &mut sink)?;
+        self.write_tar(snapshot, index, options, observer, &mut sink)?;
         let size = sink.size;
         let diff_id = sink.hasher.finish();
         sink.inner.finish().map_err(|e| Error::io("write", "a layer", e))?;
@@ -411,7 +466,7 @@ impl Engine {
         &self,
         snapshot: &Snapshot,
         index: usize,
-        epoch: Option<i64>,
+        options: &PackOptions,
         observer: Option<&mut dyn ContentObserver>,
         out: &mut dyn Write,
     ) -> Result<()> {
@@ -420,10 +475,18 @@ impl Engine {
         let lower = if below.0.is_empty() { None } else { Some(self.views.readable(&below)?) };
         self.unpacker.unpack(&snapshot.0[..=index])?;
         let upper = Root::open(&self.store.layers().path(&id))?.with_ownership(self.ownership);
-        let mut options = DiffOptions { rewrite_timestamp: epoch, observer, ..DiffOptions::default() };
-        diff(&upper, lower.as_ref(), out, &mut options)?;
-        Ok(())
+        let mut diffing = DiffOptions { rewrite_timestamp: options.epoch, observer, ..DiffOptions::default() };
+        let mut out = Cancellable { inner: out, cancel: &options.cancel };
+        match diff(&upper, lower.as_ref(), &mut out, &mut diffing) {
+            Err(_) if options.cancel.is_cancelled() => Err(Error::Cancelled),
+            done => Ok(done.map(|_| ())?),
+        }
     }
+}
+
+/// Names what a search found in a layer.
+fn searched_key(id: &LayerId, search: &LeakSearch) -> String {
+    format!("searched {id} {}", search.fingerprint())
 }
 
 /// Names a blob whose files' times are clamped.
@@ -439,6 +502,25 @@ fn typed(blob: &LayerBlob, oci: bool) -> Descriptor {
     let mut descriptor = blob.descriptor.clone();
     descriptor.media_type = blob.compression.layer_media_type(oci).to_owned();
     descriptor
+}
+
+/// Fails once the build is cancelled: a large layer is not finished for nobody.
+struct Cancellable<'a> {
+    inner: &'a mut dyn Write,
+    cancel: &'a CancelToken,
+}
+
+impl Write for Cancellable<'_> {
+    fn write(&mut self, buf: &[u8]) -> io::Result<usize> {
+        if self.cancel.is_cancelled() {
+            return Err(io::Error::other("cancelled"));
+        }
+        self.inner.write(buf)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.inner.flush()
+    }
 }
 
 struct HashingSink<W: Write> {

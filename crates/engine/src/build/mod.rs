@@ -1,5 +1,6 @@
 //! One build from beginning to end.
 
+mod ahead;
 mod checks;
 mod explain;
 mod job;

@@ -5,6 +5,7 @@ use kiln_secrets::{Origin, Secret};
 use kiln_store::Snapshot;
 
 use super::ReadyJob;
+use super::ahead::PackAhead;
 use super::solve::Solver;
 use crate::cache;
 use crate::error::{Error, Result};
@@ -47,30 +48,35 @@ const MOST_LOST: usize = 10_000;
 
 /// Solves and exports; once more for each layer of an imported cache that can't be had.
 pub fn produce(ready: &ReadyJob) -> Result<BuildResult> {
-    let solver = Solver::new(&ready.job);
-    for _ in 0..MOST_LOST {
-        match attempt(ready, &solver) {
-            Err(error) if ready.forgive(&error)? => {}
-            other => return other,
-        }
-    }
-    Err(Error::request("too many layers of the imported cache can't be had"))
-}
-
-fn attempt(ready: &ReadyJob, solver: &Solver<'_>) -> Result<BuildResult> {
-    let roots = solve_roots(ready, solver)?;
     let outputs = match ready.request.outputs.is_empty() {
         true => vec![Output::Image(ImageOutput::default())],
         false => ready.request.outputs.clone(),
     };
+    let packing = PackAhead::new(ready, &outputs);
+    std::thread::scope(|scope| {
+        let made = |vertex: usize, value: &Value| packing.made(scope, vertex, value);
+        let solver = Solver::new(&ready.job, &made);
+        for _ in 0..MOST_LOST {
+            let roots = solve_roots(ready, &solver);
+            packing.no_more();
+            match roots.and_then(|roots| write(ready, &outputs, &roots)) {
+                Err(error) if ready.forgive(&error)? => {}
+                other => return other,
+            }
+        }
+        Err(Error::request("too many layers of the imported cache can't be had"))
+    })
+}
+
+fn write(ready: &ReadyJob, outputs: &[Output], roots: &[Snapshot]) -> Result<BuildResult> {
     let mut result = BuildResult::default();
     if outputs.iter().any(|o| matches!(o, Output::Image(_) | Output::Archive(_))) {
-        check_programs(ready, &roots)?;
+        check_programs(ready, roots)?;
     }
-    for output in &outputs {
-        one_output(ready, output, &roots, &mut result)?;
+    for output in outputs {
+        one_output(ready, output, roots, &mut result)?;
     }
-    cache::export(&ready.job, &roots)?;
+    cache::export(&ready.job, roots)?;
     Ok(result)
 }
 
@@ -139,7 +145,7 @@ fn one_output(ready: &ReadyJob, output: &Output, roots: &[Snapshot], result: &mu
 }
 
 /// A search for all that this build must not show: what it was given, and the tokens that it used.
-fn leak_search(ready: &ReadyJob) -> Option<LeakSearch> {
+pub(super) fn leak_search(ready: &ReadyJob) -> Option<LeakSearch> {
     if ready.request.leaks == OnFinding::Off {
         return None;
     }

@@ -24,6 +24,8 @@ use crate::value::Value;
 /// Solves a build's graph; again, if something that an earlier time relied on turned out to be lost.
 pub struct Solver<'a> {
     job: &'a Job,
+    /// Told of each vertex that was made in this build.
+    made: &'a Made<'a>,
     /// Why nodes failed.
     errors: Mutex<HashMap<NodeId, Error>>,
     /// Steps that were begun, until they end.
@@ -31,6 +33,9 @@ pub struct Solver<'a> {
     /// Steps that were shown to be cached.
     shown: Mutex<HashSet<NodeId>>,
 }
+
+/// Is told a vertex's index and what it became.
+pub type Made<'a> = dyn Fn(usize, &Value) + Sync + 'a;
 
 type Answer = Event<Value, Digest>;
 
@@ -44,8 +49,8 @@ fn node_id(id: VertexId) -> NodeId {
 
 impl<'a> Solver<'a> {
     /// Of a build.
-    pub fn new(job: &'a Job) -> Self {
-        Self { job, errors: Mutex::default(), started: Mutex::default(), shown: Mutex::default() }
+    pub fn new(job: &'a Job, made: &'a Made<'a>) -> Self {
+        Self { job, made, errors: Mutex::default(), started: Mutex::default(), shown: Mutex::default() }
     }
 
     /// What the targets became, in the order in which they were asked for.
@@ -76,6 +81,9 @@ impl<'a> Solver<'a> {
                 {
                     // What runs beside a failed step is of no use any more.
                     self.job.cancel.cancel();
+                }
+                if let Event::Executed { node, result } = &answer {
+                    (self.made)(node.index(), result);
                 }
                 queue.extend(scheduler.handle(answer).map_err(|e| Error::request(e.to_string()))?);
             }

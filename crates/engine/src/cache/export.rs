@@ -133,7 +133,7 @@ impl<'a> Packer<'a> {
             OnFinding::Off => None,
             OnFinding::Fail | OnFinding::Warn => Some(LeakSearch::new(&job.known_secrets)),
         };
-        let options = PackOptions { format: format(job, to), epoch: job.request.source_date_epoch };
+        let options = PackOptions::new(job, format(job, to));
         Self {
             job,
             options,

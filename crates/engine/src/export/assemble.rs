@@ -4,6 +4,7 @@
 //! ran, or `SOURCE_DATE_EPOCH`. Nothing else: a build of which every step is cached gives the same digest again.
 
 use std::collections::BTreeMap;
+use std::sync::{Mutex, PoisonError};
 
 use kiln_oci::{Descriptor, Digest, History, ImageConfig, Manifest, Platform, Timestamp, media};
 use kiln_store::Snapshot;
@@ -15,6 +16,7 @@ use crate::layers::{PackOptions, Packed};
 use crate::leaks::LeakSearch;
 use crate::request::{AnnotationTarget, LayerFormat};
 use crate::steps::Step;
+use crate::transfer::in_parallel_by;
 
 /// An image whose blobs are in the store.
 #[derive(Debug, Clone)]
@@ -104,6 +106,7 @@ pub fn annotations(job: &Job, target: AnnotationTarget, platform: &Platform) -> 
     job.request.annotations.iter().filter(wanted).map(|a| (a.key.clone(), a.value.clone())).collect()
 }
 
+/// Those that were packed before are found at once; of the others a few are packed at the same time.
 fn pack_all(
     job: &Job,
     parts: &Parts<'_>,
@@ -111,24 +114,29 @@ fn pack_all(
     search: Option<&LeakSearch>,
     step: &Step,
 ) -> Result<Vec<Packed>> {
-    let epoch = job.request.source_date_epoch;
-    let options = PackOptions { format: format.clone(), epoch };
+    let options = PackOptions::new(job, format.clone());
+    let place = |index: usize| parts.places.get(index).map_or("the base image", String::as_str);
+    let done = |packed: Packed| {
+        let size = packed.descriptor.size;
+        step.progress(&format!("layer {}", packed.descriptor.digest.short()), size, Some(size), true);
+        packed
+    };
     let mut packed = Vec::with_capacity(parts.snapshot.0.len());
-    for index in 0..parts.snapshot.0.len() {
-        if job.cancel.is_cancelled() {
-            return Err(Error::Cancelled);
-        }
-        let place = parts.places.get(index).map_or("the base image", String::as_str);
-        let one = job.engine.pack_searched(parts.snapshot, index, &options, search.map(|s| (s, place)))?;
-        step.progress(
-            &format!("layer {}", one.descriptor.digest.short()),
-            one.descriptor.size,
-            Some(one.descriptor.size),
-            true,
-        );
-        packed.push(one);
+    for (index, id) in parts.snapshot.0.iter().enumerate() {
+        packed.push(job.engine.packed_before(id, &options, search.map(|s| (s, place(index))))?.map(done));
     }
-    Ok(packed)
+    let missing: Vec<usize> = (0..packed.len()).filter(|i| packed[*i].is_none()).collect();
+    let made = Mutex::new(Vec::with_capacity(missing.len()));
+    in_parallel_by(job.engine.layers_at_once(), &missing, |&index| {
+        let search = search.map(|s| (s, place(index)));
+        let one = job.engine.pack_searched(parts.snapshot, index, &options, search).map(done)?;
+        made.lock().unwrap_or_else(PoisonError::into_inner).push((index, one));
+        Ok(())
+    })?;
+    for (index, one) in made.into_inner().unwrap_or_else(PoisonError::into_inner) {
+        packed[index] = Some(one);
+    }
+    Ok(packed.into_iter().flatten().collect())
 }
 
 fn remotes(job: &Job, snapshot: &Snapshot) -> Result<BTreeMap<Digest, String>> {
