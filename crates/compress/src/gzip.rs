@@ -5,6 +5,8 @@
 //! the results joinable. So the bytes depend on the input and the level only. The header has no time, no name and the
 //! "unknown" operating system.
 //!
+//! Blocks that hardly get smaller (archives, pictures, what is encrypted) are not tried hard.
+//!
 //! The caller's thread collects input, hands full blocks to the workers and writes finished ones in order. Workers are
 //! started with the first full block: a small layer costs no thread.
 
@@ -24,6 +26,46 @@ const BLOCK: usize = 1024 * 1024;
 const MAX_WORKERS: usize = 8;
 /// Blocks on their way for each worker: one in work and one waiting, so that a worker never starves.
 const BLOCKS_PER_WORKER: usize = 2;
+
+/// How a block is looked at before it is compressed: so many pieces of this length.
+const SAMPLES: usize = 4;
+const SAMPLE: usize = 16 * 1024;
+/// From so many bits for each byte on there is nothing to gain but repetitions: what was compressed or encrypted has 7.95.
+const INCOMPRESSIBLE: f64 = 7.9;
+
+/// The compressors of one thread.
+struct Levels {
+    wanted: Compressor,
+    /// For what does not get smaller: it still finds long repetitions, five times faster.
+    fast: Compressor,
+}
+
+impl Levels {
+    fn new(level: CompressionLvl) -> Self {
+        let lowest = CompressionLvl::new(i32::from(level).min(1)).unwrap_or(level);
+        Self { wanted: Compressor::new(level), fast: Compressor::new(lowest) }
+    }
+
+    /// Which one is used depends on the block alone.
+    fn of(&mut self, block: &[u8]) -> &mut Compressor {
+        if is_incompressible(block) { &mut self.fast } else { &mut self.wanted }
+    }
+}
+
+/// By how often each byte value is there.
+fn is_incompressible(block: &[u8]) -> bool {
+    if block.len() < SAMPLES * SAMPLE {
+        return false;
+    }
+    let mut counts = [0_u32; 256];
+    for sample in 0..SAMPLES {
+        let start = (block.len() - SAMPLE) / (SAMPLES - 1) * sample;
+        block[start..start + SAMPLE].iter().for_each(|byte| counts[usize::from(*byte)] += 1);
+    }
+    let total = (SAMPLES * SAMPLE) as f64;
+    let shares = counts.iter().filter(|count| **count > 0).map(|count| f64::from(*count) / total);
+    shares.map(|share| -share * share.log2()).sum::<f64>() >= INCOMPRESSIBLE
+}
 
 /// One block of input.
 struct Job {
@@ -90,7 +132,7 @@ impl<W: Write> GzipEncoder<W> {
 
     pub(crate) fn finish(mut self) -> io::Result<W> {
         let buffer = std::mem::take(&mut self.buffer);
-        let last = compress(&mut Compressor::new(self.level), buffer, true)?;
+        let last = compress(&mut Levels::new(self.level), buffer, true)?;
         while let Some(block) = self.pending.pop_front() {
             self.emit(receive(&block)?)?;
         }
@@ -174,19 +216,20 @@ impl Workers {
 }
 
 fn work(queue: &Mutex<Receiver<Job>>, level: CompressionLvl) {
-    let mut compressor = Compressor::new(level);
+    let mut levels = Levels::new(level);
     loop {
         let next = queue.lock().unwrap_or_else(PoisonError::into_inner).recv();
         let Ok(job) = next else { return };
         // Nobody listens when the encoder was dropped in the middle.
-        let _ = job.reply.send(compress(&mut compressor, job.input, false));
+        let _ = job.reply.send(compress(&mut levels, job.input, false));
     }
 }
 
 /// Deflates one block; all but the last can be followed by another.
-fn compress(compressor: &mut Compressor, input: Vec<u8>, last: bool) -> io::Result<Done> {
+fn compress(levels: &mut Levels, input: Vec<u8>, last: bool) -> io::Result<Done> {
     let mut crc = crc32fast::Hasher::new();
     crc.update(&input);
+    let compressor = levels.of(&input);
     let mut compressed = vec![0; compressor.deflate_compress_bound(input.len())];
     let length = compressor.deflate_compress(&input, &mut compressed).map_err(io::Error::other)?;
     compressed.truncate(length);

@@ -170,17 +170,23 @@ class Archives(Workload):
     def setup(self):
         context = self.dir / "context"
         # Programs, libraries, headers, texts, bytecode: what an image of a distribution holds.
-        for source in ["/usr/include", "/usr/lib/python3", "/usr/share/perl", "/usr/share/doc", "/usr/lib/gcc", "/usr/bin"]:
-            for directory, _, names in os.walk(source):
-                for name in sorted(names):
-                    path = os.path.join(directory, name)
-                    if self.size > (100e6 if self.quick else 300e6) or os.path.islink(path) or not os.path.isfile(path):
-                        continue
-                    target = context / "tree" / path[1:]
-                    target.parent.mkdir(parents=True, exist_ok=True)
-                    shutil.copy2(path, target)
-                    self.size += target.stat().st_size
+        for source in ("/usr/bin", "/usr/lib/gcc", "/usr/include", "/usr/lib/python3", "/usr/share/perl", "/usr/share/doc"):
+            self.size += self.take(source, context / "tree", 20e6 if self.quick else 60e6)
         (context / "Dockerfile").write_text("FROM scratch\nCOPY tree /\n")
+
+    def take(self, source, target, most):
+        """Copies regular files until there are enough."""
+        size = 0
+        for directory, subdirectories, names in os.walk(source):
+            subdirectories.sort()
+            for path in (os.path.join(directory, name) for name in sorted(names)):
+                if size > most or os.path.islink(path) or not os.path.isfile(path):
+                    continue
+                to = target / path[1:]
+                to.parent.mkdir(parents=True, exist_ok=True)
+                shutil.copy2(path, to)
+                size += to.stat().st_size
+        return size
 
     def measure(self, tool):
         if not tool.archives:
