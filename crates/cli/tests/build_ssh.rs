@@ -148,6 +148,36 @@ fn an_encrypted_key_without_a_terminal_says_what_to_do() {
 }
 
 #[test]
+fn an_encrypted_key_asks_on_the_terminal_and_shows_nothing() {
+    use std::io::{Read, Write};
+    let Some(s) = Sandbox::new(&format!("{BASE}RUN --mount=type=ssh test -S $SSH_AUTH_SOCK\n")) else { return };
+    if !has_tool("ssh-keygen") || !has_tool("script") {
+        return;
+    }
+    keygen(&s.path("key"), &["-t", "ed25519", "-N", "open sesame"]);
+    let kiln = s.command(["build", "--progress=plain", "--ssh", "default=key", "ctx"]);
+    let mut command = std::process::Command::new("script");
+    let program = kiln.get_program().to_str().unwrap().to_owned();
+    command.args(["-qec", &format!("{program} build --progress=plain --ssh default=key ctx"), "/dev/null"]);
+    command.current_dir(s.path("")).env_clear().envs(kiln.get_envs().filter_map(|(k, v)| Some((k, v?))));
+    let pipe = std::process::Stdio::piped;
+    let mut child = command.stdin(pipe()).stdout(pipe()).spawn().unwrap();
+    let (mut typed, mut shown) = (child.stdin.take().unwrap(), child.stdout.take().unwrap());
+    let (mut screen, mut buffer, mut answers) = (String::new(), [0; 4096], ["wrong", "open sesame"].into_iter());
+    while let Ok(n) = shown.read(&mut buffer)
+        && n > 0
+    {
+        let more = String::from_utf8_lossy(&buffer[..n]).into_owned();
+        screen.push_str(&more);
+        if more.contains("Enter passphrase for key: ") {
+            typed.write_all(format!("{}\n", answers.next().expect("two questions")).as_bytes()).unwrap();
+        }
+    }
+    assert!(child.wait().unwrap().success(), "{screen}");
+    assert!(screen.contains("Wrong passphrase.") && !screen.contains("sesame"), "{screen}");
+}
+
+#[test]
 fn a_private_key_of_ssh_in_the_result_fails_the_build() {
     let Some(s) = Sandbox::new("FROM scratch\nCOPY key /home/u/.ssh/id\n") else { return };
     if !has_tool("ssh-keygen") {

@@ -30,8 +30,7 @@ fn ask(locked: &LockedKey) -> Result<Key, CliError> {
     };
     let broken = |e: std::io::Error| CliError::failed(format!("can't ask for the passphrase of {path}: {e}"));
     for _ in 0..TRIES {
-        write!(terminal, "Enter passphrase for {path}: ").map_err(broken)?;
-        let passphrase = without_echo(&terminal).map_err(broken)?;
+        let passphrase = without_echo(&mut terminal, &format!("Enter passphrase for {path}: ")).map_err(broken)?;
         writeln!(terminal).map_err(broken)?;
         match locked.unlock(&passphrase) {
             Err(KeyError::Passphrase { .. }) => writeln!(terminal, "Wrong passphrase.").map_err(broken)?,
@@ -41,15 +40,16 @@ fn ask(locked: &LockedKey) -> Result<Key, CliError> {
     Err(CliError::failed(format!("no passphrase opens the ssh key {path}")))
 }
 
-/// A line of the terminal that it does not show.
-fn without_echo(terminal: &File) -> std::io::Result<String> {
-    let before = tcgetattr(terminal)?;
+/// A line of the terminal that it does not show. It asks when it hears: what was typed before is thrown away.
+fn without_echo(terminal: &mut File, prompt: &str) -> std::io::Result<String> {
+    let before = tcgetattr(&*terminal)?;
     let mut quiet = before.clone();
     quiet.local_modes.remove(LocalModes::ECHO);
-    tcsetattr(terminal, OptionalActions::Flush, &quiet)?;
+    tcsetattr(&*terminal, OptionalActions::Flush, &quiet)?;
     let mut line = String::new();
-    let read = BufReader::new(terminal).read_line(&mut line);
-    tcsetattr(terminal, OptionalActions::Flush, &before)?;
+    let asked = terminal.write_all(prompt.as_bytes());
+    let read = asked.and_then(|()| BufReader::new(&*terminal).read_line(&mut line));
+    tcsetattr(&*terminal, OptionalActions::Now, &before)?;
     if read? == 0 {
         return Err(std::io::Error::from(std::io::ErrorKind::UnexpectedEof));
     }
