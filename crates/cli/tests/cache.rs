@@ -157,7 +157,7 @@ fn hostile_configs_cost_nothing_and_break_nothing() {
     };
     let far = {
         let mut c = config.clone();
-        c["records"].as_array_mut().unwrap().iter_mut().for_each(|r| r["layers"][0]["layer"] = 99_999_999.into());
+        c["records"].as_array_mut().unwrap().iter_mut().for_each(|r| r["kiln"]["layer"] = 99_999_999.into());
         c
     };
     let huge = {

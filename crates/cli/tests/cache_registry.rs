@@ -160,3 +160,22 @@ fn nobody_there_and_no_cache_there() {
     s.build(&["--cache-to", "type=gha"]).fails(2).says(&["type=gha is not supported yet"]);
     s.build(&["--cache-from", "type=azblob,name=x"]).fails(2).says(&["type=azblob is not supported yet"]);
 }
+
+#[test]
+fn layers_of_a_base_stay_in_its_registry() {
+    let Some((mut s, registry)) = app() else { return };
+    let host = registry.host();
+    s.build(&["-t", &format!("{host}/base:1"), "--push"]).ok();
+    let proxy = FaultProxy::start(&host);
+    s.file("child", format!("FROM {host}/base:1\nCOPY src /more\nRUN cat /more/a > /x\n"));
+    let cache = format!("{}/cache:1", proxy.host());
+    machine(&mut s, "first");
+    s.build(&["-f", "ctx/child", "--cache-to", &format!("type=registry,ref={cache},mode=max"), "-t", "x"]).ok();
+    let uploads = proxy.lines().iter().filter(|l| l.starts_with("POST")).count();
+    assert_eq!(uploads, 3, "two layers and the config: {:#?}", proxy.lines());
+    machine(&mut s, "second");
+    let run = s.build(&["-f", "ctx/child", "--cache-from", &format!("type=registry,ref={cache}"), "-t", "x"]).ok();
+    assert_eq!(run.executed(), [""; 0], "{}", run.stderr);
+    s.file("child", format!("FROM {host}/base:1\nCOPY src /more\nRUN cat /more/a /app > /x\n"));
+    assert_eq!(text(s.export(&["-f", "ctx/child"]).join("x")), "aaexpress");
+}

@@ -233,8 +233,7 @@ fn the_same_bytes_in_every_store() {
     let app = base(&world, "packages=app");
     let digest = |s: &Sandbox, kiln: &mut std::process::Command| {
         Run::from(kiln.args(["base", "-q", "-o", "type=oci,dest=base.tar", &app]).output().unwrap()).ok();
-        let bytes = std::fs::read(s.path("base.tar")).unwrap();
-        bytes
+        std::fs::read(s.path("base.tar")).unwrap()
     };
     let s = Sandbox::bare("");
     let first = digest(&s, &mut s.command([""; 0]));

@@ -15,7 +15,7 @@ use kiln_store::{CacheKey, LayerMeta};
 
 use super::plan::Plan;
 use crate::admission::Admission;
-use crate::cache::{CacheTo, Imports};
+use crate::cache::{CacheTo, Early, Imports};
 use crate::contexts::Contexts;
 use crate::engine::Engine;
 use crate::error::{Error, Result};
@@ -51,6 +51,8 @@ pub struct Job {
     pub admission: Admission,
     /// Caches from elsewhere.
     pub imports: Imports,
+    /// Layers that are exported while the build runs.
+    pub early: Early,
     /// Where the cache goes.
     pub cache_to: Vec<CacheTo>,
     /// Values of secrets.

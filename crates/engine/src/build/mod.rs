@@ -24,7 +24,7 @@ pub use load::{Loaded, load};
 pub use result::BuildResult;
 
 use crate::admission::Admission;
-use crate::cache::{CacheFrom, CacheTo, Imports};
+use crate::cache::{CacheFrom, CacheTo, Early, Imports};
 use crate::contexts::{Contexts, MAIN};
 use crate::debian::UserFiles;
 use crate::engine::Engine;
@@ -133,6 +133,7 @@ fn prepare(
         redactor: Redactor::new(&known),
         known_secrets: known,
         imports,
+        early: Early::default(),
         cache_to,
         secrets,
         dockerfile: shown(&request, &loaded.dockerfile),

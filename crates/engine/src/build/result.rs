@@ -1,6 +1,6 @@
 //! From the solved targets to the outputs.
 
-use kiln_oci::{Digest, Timestamp};
+use kiln_oci::Digest;
 use kiln_secrets::{Origin, Secret};
 use kiln_store::Snapshot;
 
@@ -57,7 +57,7 @@ pub fn produce(ready: &ReadyJob) -> Result<BuildResult> {
         let made = |vertex: usize, value: &Value| packing.made(scope, vertex, value);
         let solver = Solver::new(&ready.job, &made);
         for _ in 0..MOST_LOST {
-            let roots = solve_roots(ready, &solver);
+            let roots = cache::sending(&ready.job, || solve_roots(ready, &solver));
             packing.no_more();
             match roots.and_then(|roots| write(ready, &outputs, &roots)) {
                 Err(error) if ready.forgive(&error)? => {}
@@ -167,7 +167,7 @@ fn assemble_all(
     let mut images = Vec::new();
     for (image, root) in ready.images.iter().zip(roots) {
         let places = layer_places(ready, image, root.0.len());
-        let created = created_times(ready, root)?;
+        let created = cache::created(&ready.engine, root)?;
         let inline = image.root.and_then(|e| cache::inline_records(&ready.job, e.vertex, root.0.len()));
         let parts = Parts {
             inline: inline.as_ref(),
@@ -249,8 +249,4 @@ fn own_steps(ready: &ReadyJob, image: &kiln_frontend::Image) -> Vec<String> {
     }
     names.reverse();
     names
-}
-
-fn created_times(ready: &ReadyJob, root: &Snapshot) -> Result<Vec<Timestamp>> {
-    root.0.iter().map(|id| Ok(ready.engine.store.layers().get(id)?.created)).collect()
 }

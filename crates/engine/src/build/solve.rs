@@ -294,6 +294,9 @@ impl<'a> Solver<'a> {
                 drop(guard);
                 explain::remember(self.job, vertex, &ingredients);
                 step.end(Outcome::Done);
+                if let Value::Tree { snapshot, .. } = &value {
+                    self.job.early.made(snapshot, &self.job.steps.masked(&vertex.meta.name));
+                }
                 Ok(value)
             }
             Err(error) => {

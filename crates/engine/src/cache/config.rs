@@ -2,7 +2,8 @@
 //!
 //! BuildKit's keys and kiln's are made of different things and can never be equal, so a record of kiln's has the member
 //! `kiln` and its digest is kiln's definition key. BuildKit ignores members that it does not know and keys that it does not
-//! ask for; kiln ignores records without the member. Layers mean the same to both.
+//! ask for; kiln ignores records without the member. Layers mean the same to both. The result of a record is in its member
+//! `kiln` too: some releases of BuildKit refuse a cache with a result of which a layer is not in the manifest.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -74,23 +75,9 @@ pub struct CacheRecord {
     /// The key. BuildKit's are not all digests that kiln knows.
     #[serde(default)]
     pub digest: String,
-    /// States, each named by its highest layer.
-    #[serde(default, rename = "layers", deserialize_with = "null_is_default")]
-    pub results: Vec<CacheResult>,
     /// Kiln's part; BuildKit's records have none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub kiln: Option<KilnRecord>,
-}
-
-/// A state.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub struct CacheResult {
-    /// Its highest layer.
-    pub layer: usize,
-    /// When it was made.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub created_at: Option<Timestamp>,
 }
 
 /// What makes a record one of kiln's.
@@ -98,6 +85,8 @@ pub struct CacheResult {
 pub struct KilnRecord {
     /// All keys that lead to it.
     pub keys: Vec<Digest>,
+    /// The state, named by its highest layer.
+    pub layer: usize,
     /// What stands for the result in the keys of what is made from it.
     pub identity: Digest,
     /// The step, for people.
@@ -151,16 +140,15 @@ pub struct Builder {
 
 impl Builder {
     /// Adds a record. A state without layers is no record.
-    pub fn add(&mut self, layers: &[&NewLayer], kiln: KilnRecord) {
+    pub fn add(&mut self, layers: &[&NewLayer], mut kiln: KilnRecord) {
         let mut top = -1;
         for layer in layers {
             top = self.layer(top, layer);
         }
         let (Ok(layer), Some(key)) = (usize::try_from(top), kiln.keys.first()) else { return };
-        let created_at = layers.last().map(|l| l.created);
         let digest = key.to_string();
-        let results = vec![CacheResult { layer, created_at }];
-        self.config.records.push(CacheRecord { digest, results, kiln: Some(kiln) });
+        kiln.layer = layer;
+        self.config.records.push(CacheRecord { digest, kiln: Some(kiln) });
     }
 
     fn layer(&mut self, parent: i64, layer: &NewLayer) -> i64 {
@@ -205,7 +193,7 @@ mod tests {
 
     fn record(name: &str) -> KilnRecord {
         let key = Digest::of(name.as_bytes());
-        KilnRecord { keys: vec![key], identity: key, name: name.to_owned() }
+        KilnRecord { keys: vec![key], layer: 0, identity: key, name: name.to_owned() }
     }
 
     #[test]
@@ -222,7 +210,7 @@ mod tests {
         let text = serde_json::to_string(&config).unwrap();
         let config: CacheConfig = serde_json::from_str(&text).unwrap();
         let blobs = |r: usize| -> Vec<Digest> {
-            let top = config.records[r].results[0].layer;
+            let top = config.records[r].kiln.as_ref().unwrap().layer;
             config.chain(top).unwrap().into_iter().map(|i| config.layers[i].blob).collect()
         };
         assert_eq!(blobs(1), [a.descriptor.digest, b.descriptor.digest]);

@@ -25,11 +25,11 @@ use crate::value::Value;
 
 /// Exports the build's cache wherever it was asked for. What goes wrong is a warning.
 pub fn export(job: &Job, roots: &[Snapshot]) -> Result<()> {
-    for to in &job.cache_to {
+    for (number, to) in job.cache_to.iter().enumerate() {
         let Some(place) = &to.place else { continue };
         let backend = job.engine.backend(place, &job.platforms);
         let mut step = job.steps.begin(&format!("exporting cache to {}", backend.name()));
-        match one(job, to, &*backend, roots, &step) {
+        match one(job, number, &*backend, roots, &step) {
             Ok(()) => step.end(crate::events::Outcome::Done),
             Err(Error::Cancelled) => return Err(Error::Cancelled),
             Err(error) => {
@@ -47,7 +47,8 @@ struct Entry {
     snapshot: Snapshot,
 }
 
-fn one(job: &Job, to: &CacheTo, backend: &dyn Backend, roots: &[Snapshot], step: &Step) -> Result<()> {
+fn one(job: &Job, number: usize, backend: &dyn Backend, roots: &[Snapshot], step: &Step) -> Result<()> {
+    let to = &job.cache_to[number];
     let entries = entries(job, to, roots)?;
     let mut packer = Packer::new(job, to);
     let mut builder = Builder::default();
@@ -69,7 +70,8 @@ fn one(job: &Job, to: &CacheTo, backend: &dyn Backend, roots: &[Snapshot], step:
     let sources: HashMap<Digest, Remote> = packer.remotes;
     in_parallel_by(backend.parallel(), &upload, |blob| {
         let source = LayerBlob { engine: &job.engine, blob, remote: sources.get(&blob.digest) };
-        let sent = backend.put(blob, &source)?;
+        let early = job.early.was_sent(number, blob.digest);
+        let sent = if early { blob.size } else { backend.put(blob, &source)? };
         let note = if sent == 0 { " is there" } else { "" };
         step.progress(&format!("layer {}{note}", blob.digest.short()), blob.size, Some(blob.size), true);
         Ok(())
@@ -96,8 +98,10 @@ fn entries(job: &Job, to: &CacheTo, roots: &[Snapshot]) -> Result<Vec<Entry>> {
         }
         keys.retain(|k| *k != key);
         keys.insert(0, key);
-        entries
-            .push(Entry { kiln: KilnRecord { keys, identity, name: job.steps.masked(&vertex.meta.name) }, snapshot });
+        entries.push(Entry {
+            kiln: KilnRecord { keys, layer: 0, identity, name: job.steps.masked(&vertex.meta.name) },
+            snapshot,
+        });
     }
     Ok(entries)
 }
@@ -117,7 +121,6 @@ fn look_up(job: &Job, key: &Digest) -> Result<Option<(Value, Vec<Digest>)>> {
 struct Packer<'a> {
     job: &'a Job,
     options: PackOptions,
-    search: Option<LeakSearch>,
     known: HashMap<LayerId, usize>,
     /// `None` for a layer that may not leave.
     layers: Vec<Option<NewLayer>>,
@@ -129,20 +132,8 @@ struct Packer<'a> {
 
 impl<'a> Packer<'a> {
     fn new(job: &'a Job, to: &CacheTo) -> Self {
-        let search = match job.request.leaks {
-            OnFinding::Off => None,
-            OnFinding::Fail | OnFinding::Warn => Some(LeakSearch::new(&job.known_secrets)),
-        };
         let options = PackOptions::new(job, format(job, to));
-        Self {
-            job,
-            options,
-            search,
-            known: HashMap::new(),
-            layers: Vec::new(),
-            upload: Vec::new(),
-            remotes: HashMap::new(),
-        }
+        Self { job, options, known: HashMap::new(), layers: Vec::new(), upload: Vec::new(), remotes: HashMap::new() }
     }
 
     fn layer(&mut self, snapshot: &Snapshot, index: usize, place: &str) -> Result<usize> {
@@ -153,37 +144,51 @@ impl<'a> Packer<'a> {
         if self.job.cancel.is_cancelled() {
             return Err(Error::Cancelled);
         }
-        let engine = &self.job.engine;
-        let search = self.search.as_ref().map(|_| LeakSearch::new(&self.job.known_secrets));
-        let packed = engine.pack_searched(snapshot, index, &self.options, search.as_ref().map(|s| (s, place)))?;
-        let leaks: Vec<Leak> = search.map(|s| s.finish()).unwrap_or_default();
         let next = self.layers.len();
         self.known.insert(id, next);
-        if let Some(leak) = leaks.iter().find(|l| l.is_secret()) {
-            self.job.steps.warn(format!("{}: the step is not exported to the cache", leak.describe()));
-            self.layers.push(None);
-            return Ok(next);
+        match pack(self.job, &self.options, snapshot, index, place)? {
+            Ok((layer, remote)) => {
+                if !layer.base {
+                    self.upload.push(next);
+                    self.remotes.extend(remote.map(|r| (layer.descriptor.digest, r)));
+                }
+                self.layers.push(Some(layer));
+            }
+            Err(leak) => {
+                self.job.steps.warn(format!("{}: the step is not exported to the cache", leak.describe()));
+                self.layers.push(None);
+            }
         }
-        let layer = engine.store.layers().get(&id)?;
-        let remote = Remote::of(&layer);
-        let of_base = remote.as_ref().is_some_and(|r| r.cache.is_none());
-        if !of_base {
-            self.upload.push(next);
-            self.remotes.extend(remote.map(|r| (packed.descriptor.digest, r)));
-        }
-        let created: Timestamp = layer.created;
-        self.layers.push(Some(NewLayer {
-            descriptor: packed.descriptor,
-            diff_id: packed.diff_id,
-            created,
-            base: of_base,
-        }));
         Ok(next)
     }
 }
 
+/// Packs a layer of a state. `Err` within: there is a secret in it.
+pub(super) fn pack(
+    job: &Job,
+    options: &PackOptions,
+    snapshot: &Snapshot,
+    index: usize,
+    place: &str,
+) -> Result<std::result::Result<(NewLayer, Option<Remote>), Leak>> {
+    let search = match job.request.leaks {
+        OnFinding::Off => None,
+        OnFinding::Fail | OnFinding::Warn => Some(LeakSearch::new(&job.known_secrets)),
+    };
+    let packed = job.engine.pack_searched(snapshot, index, options, search.as_ref().map(|s| (s, place)))?;
+    let leaks: Vec<Leak> = search.map(|s| s.finish()).unwrap_or_default();
+    if let Some(leak) = leaks.into_iter().find(Leak::is_secret) {
+        return Ok(Err(leak));
+    }
+    let layer = job.engine.store.layers().get(&snapshot.0[index])?;
+    let remote = Remote::of(&layer);
+    let base = remote.as_ref().is_some_and(|r| r.cache.is_none());
+    let created: Timestamp = layer.created;
+    Ok(Ok((NewLayer { descriptor: packed.descriptor, diff_id: packed.diff_id, created, base }, remote)))
+}
+
 /// How layers are packed: as for the image where that is not said, so that each is packed once.
-fn format(job: &Job, to: &CacheTo) -> LayerFormat {
+pub(super) fn format(job: &Job, to: &CacheTo) -> LayerFormat {
     let of_image = job.request.outputs.iter().find_map(|o| match o {
         Output::Image(image) => Some(image.layers.clone()),
         Output::Archive(archive) => Some(archive.layers.clone()),
@@ -200,10 +205,10 @@ fn format(job: &Job, to: &CacheTo) -> LayerFormat {
 }
 
 /// A layer's blob: in the store, or still where it was imported from.
-struct LayerBlob<'a> {
-    engine: &'a Engine,
-    blob: &'a Descriptor,
-    remote: Option<&'a Remote>,
+pub(super) struct LayerBlob<'a> {
+    pub engine: &'a Engine,
+    pub blob: &'a Descriptor,
+    pub remote: Option<&'a Remote>,
 }
 
 impl BlobSource for LayerBlob<'_> {

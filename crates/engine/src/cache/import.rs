@@ -95,8 +95,8 @@ impl Imported {
         let mut imported = Self::new(source, Some(remote), layers);
         imported.mounts.clone_from(&config.mounts);
         for record in &config.records {
-            let (Some(kiln), Some(result)) = (&record.kiln, record.results.first()) else { continue };
-            let chain = config.chain(result.layer).into_iter().flatten().map(|i| known.get(&i).copied());
+            let Some(kiln) = &record.kiln else { continue };
+            let chain = config.chain(kiln.layer).into_iter().flatten().map(|i| known.get(&i).copied());
             let Some(chain) = chain.collect::<Option<Vec<usize>>>().filter(|c| !c.is_empty()) else { continue };
             let (keys, identity, name) = (kiln.keys.clone(), kiln.identity, kiln.name.clone());
             imported.add(ImportRecord { keys, identity, name, chain });
@@ -156,6 +156,8 @@ impl Imports {
             ids.push(id);
         }
         let snapshot = Snapshot(ids);
+        let times: Vec<Option<Timestamp>> = record.chain.iter().map(|i| cache.layers[*i].created).collect();
+        super::times::keep(&job.engine, &snapshot, &times)?;
         let store = job.engine.store.cache();
         // A cache from elsewhere adds keys; it does not change what known ones lead to.
         let mut keys = vec![CacheKey(*key)];

@@ -6,8 +6,9 @@
 //! | `config` | the cache config: BuildKit's form, kiln's records |
 //! | `registry`, `local`, `s3` | where a cache can be ([`Backend`]) |
 //! | `import` | records for keys that the store does not know |
+//! | `times` | when imported layers were made |
 //! | `inline` | keys inside an image's config |
-//! | `export` | records and layers of a build |
+//! | `export`, `early` | records and layers of a build |
 //! | `mounts`, `chunks` | cache mounts |
 //!
 //! Invariants:
@@ -19,6 +20,7 @@
 
 mod chunks;
 mod config;
+mod early;
 mod export;
 mod import;
 mod inline;
@@ -28,6 +30,7 @@ mod registry;
 mod s3;
 mod sign;
 mod spec;
+mod times;
 
 use std::collections::HashMap;
 use std::io::Read;
@@ -37,11 +40,13 @@ use kiln_oci::{Descriptor, Digest};
 use kiln_registry::BlobSource;
 use serde::{Deserialize, Serialize};
 
+pub use early::{Early, sending};
 pub use export::export;
 pub use import::Imports;
 pub use inline::{InlineRecords, describe as inline_records};
 pub use s3::{Bucket, Credentials, Keys};
 pub use spec::{CacheFrom, CacheTo, MountSelection, Place};
+pub use times::created;
 
 use crate::engine::Engine;
 use crate::error::{Error, Result};
