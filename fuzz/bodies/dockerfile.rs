@@ -15,7 +15,7 @@ pub fn run(data: &[u8]) {
         let _ = parse_onbuild(&instruction.original_with_heredocs());
     }
     if let Ok(text) = std::str::from_utf8(data) {
-        let lookup = |name: &str| (name.len() % 2 == 0).then(|| name.to_owned());
+        let lookup = |name: &str| name.len().is_multiple_of(2).then(|| name.to_owned());
         for mode in [ExpandMode::WORD, ExpandMode::HEREDOC, ExpandMode::DISPLAY] {
             let _ = expand_word(text, '\\', &lookup, mode);
         }
