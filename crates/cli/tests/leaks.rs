@@ -261,3 +261,30 @@ fn check_leaks_looks_into_archives_and_layouts_and_at_shapes() {
     );
     s.kiln(&["check-leaks", "token"]).fails(1).says(&["archive"]);
 }
+
+#[test]
+fn base_images_are_searched_for_secrets_but_not_for_shapes() {
+    const SHAPE: &str = "aws_access_key_id=AKIAIOSFODNN7EXAMPLE";
+    let Some(mut s) = sandbox(&format!("RUN echo {SHAPE} > /old && echo {TOKEN} > /kept\n")) else { return };
+    let registry = kiln_registry::testing::DockerRegistry::start(&kiln_registry::testing::RegistryOptions::default());
+    let pulled = registry.as_ref().map(|r| format!("{}/base:1", r.host()));
+    let built = s.build(&["-t", "base:1"]).ok();
+    assert!(built.stderr.contains("an AWS access key is in /old of [3/3] RUN echo"), "{}", built.stderr);
+    if let Some(pulled) = &pulled {
+        s.build(&["-t", pulled, "--push"]).ok();
+    }
+    // The base is in the store, or comes from a registry into another store.
+    for base in [Some("base:1"), pulled.as_deref()].into_iter().flatten() {
+        if base != "base:1" {
+            s.env("KILN_ROOT", s.path("second").to_str().unwrap());
+        }
+        s.file("Dockerfile", format!("FROM {base}\nRUN echo {SHAPE} > /new\n"));
+        for output in ["type=oci,dest=o.tar", "files"] {
+            let run = s.build(&["-o", output]).ok();
+            assert!(run.stderr.contains("/new of [2/2] RUN echo"), "{base}, {output}: {}", run.stderr);
+            assert!(!run.stderr.contains("/old"), "{base}, {output}: {}", run.stderr);
+            let run = s.build(&[&SECRET[..], &["-o", output]].concat()).fails(4);
+            run.says(&["secret \"token\" is in /kept of the base image, in plain"]).hides(TOKEN);
+        }
+    }
+}

@@ -16,7 +16,7 @@ use crate::counted::Counted;
 use crate::engine::Engine;
 use crate::error::{Error, Result};
 use crate::export::{save_directory, with_writer};
-use crate::layers::PackOptions;
+use crate::pack::PackOptions;
 use crate::request::{Destination, LayerFormat};
 use crate::steps::Step;
 

@@ -12,6 +12,9 @@ use kiln_secrets::{Hit, HitKind, Origin, Redactor, Scan, Searcher, Secret, Shape
 /// A shape by its description, and the path it was found at.
 pub type ShapeFound = (String, Option<String>);
 
+/// The place of layers that no step of the build made.
+pub const BASE_IMAGE: &str = "the base image";
+
 /// A secret, or what looks like one, in the result.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Leak {
@@ -46,6 +49,9 @@ impl Leak {
     /// What to do about it.
     pub fn remedy(&self) -> &'static str {
         match &self.kind {
+            HitKind::Secret { .. } if self.place == BASE_IMAGE => {
+                "the build did not put it there: take another base, or build that one again without it"
+            }
             HitKind::Secret { chance: true, .. } => "it may be there by chance: a longer value would prove it",
             HitKind::Secret { origin: Origin::BuildArg, .. } => {
                 "build args stay in the image: use RUN --mount=type=secret and --secret instead"
@@ -68,6 +74,8 @@ impl Leak {
 #[derive(Clone)]
 pub struct LeakSearch {
     searcher: Searcher,
+    /// The same without shapes.
+    only_secrets: Searcher,
     /// Names of files may be secret, too.
     hidden: Arc<Redactor>,
     fingerprint: String,
@@ -86,6 +94,7 @@ impl LeakSearch {
         }
         Self {
             searcher: Searcher::new(secrets, true),
+            only_secrets: Searcher::new(secrets, false),
             hidden: Arc::new(Redactor::new(secrets)),
             fingerprint: hasher.finish().hex(),
             found: Arc::default(),
@@ -95,6 +104,14 @@ impl LeakSearch {
     /// A search of one layer, which the step `place` made.
     pub fn layer(&self, place: &str) -> LayerSearch {
         LayerSearch { all: self.clone(), own: self.fresh(), place: place.to_owned(), path: Vec::new(), scan: None }
+    }
+
+    /// The same search for a layer of the base image, `None` if nothing is to be searched for there: the build's secrets
+    /// count wherever they are, but what only looks like one (libraries have test keys in them) is not this build's doing.
+    pub fn of_base(&self) -> Option<Self> {
+        let searcher = self.only_secrets.clone();
+        let fingerprint = format!("{} secrets", self.fingerprint);
+        (!searcher.is_empty()).then(|| Self { searcher, fingerprint, ..self.clone() })
     }
 
     /// The same search, with nothing found yet.

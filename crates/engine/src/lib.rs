@@ -30,6 +30,7 @@ mod layout;
 pub mod leaks;
 mod linkage;
 mod ops;
+mod pack;
 mod plan_source;
 mod pull;
 mod push;

@@ -449,6 +449,17 @@ mod tests {
         assert!(s.search(b"MAKIAVELLI AKIASHORT").is_empty());
         let hits = s.search(b"id=AKIAIOSFODNN7EXAMPLE;");
         assert_eq!(hits[0].kind, HitKind::Shape(Shape::AwsAccessKey));
+        for (text, shape) in [
+            (
+                r#"{"private_key": "-----BEGIN PRIVATE KEY-----\nMIIEvQIBADANBgkqhkiG9w0BAQEFAASCBKcwggSjAgEAAoIBAQC7\n"#,
+                Shape::PrivateKey,
+            ),
+            (&format!("DefaultEndpointsProtocol=https;AccountKey={}==", "aB3/".repeat(22)), Shape::AzureAccountKey),
+            ("key: sk_live_4eC39HqLyjWDarjtT1zdp7dc", Shape::StripeKey),
+        ] {
+            let hits = s.search(text.as_bytes());
+            assert!(hits.iter().any(|h| h.kind == HitKind::Shape(shape)), "{text}: {hits:?}");
+        }
     }
 
     proptest! {

@@ -5,7 +5,7 @@
 //! being packed. It is work done early and nothing else: what goes wrong here goes wrong again, and is reported, in the
 //! export.
 
-use std::collections::{HashSet, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 use std::thread::Scope;
 
@@ -14,8 +14,8 @@ use kiln_store::{LayerId, Snapshot};
 
 use super::ReadyJob;
 use super::result::leak_search;
-use crate::layers::PackOptions;
 use crate::leaks::LeakSearch;
+use crate::pack::PackOptions;
 use crate::request::Output;
 use crate::value::Value;
 
@@ -23,17 +23,24 @@ use crate::value::Value;
 pub struct PackAhead<'a> {
     ready: &'a ReadyJob,
     options: Vec<PackOptions>,
-    /// The vertices whose layers are all in the result.
-    chain: HashSet<usize>,
+    /// The vertices whose layers are all in the result, and how many of them are not the base image's.
+    chain: HashMap<usize, usize>,
     search: OnceLock<Option<LeakSearch>>,
     queue: Mutex<Queue>,
 }
 
 #[derive(Default)]
 struct Queue {
-    waiting: VecDeque<(Snapshot, usize)>,
+    waiting: VecDeque<Waiting>,
     seen: HashSet<LayerId>,
     workers: usize,
+}
+
+/// A layer of a state.
+struct Waiting {
+    snapshot: Snapshot,
+    index: usize,
+    of_base: bool,
 }
 
 impl<'a> PackAhead<'a> {
@@ -50,20 +57,19 @@ impl<'a> PackAhead<'a> {
                 options.push(PackOptions::new(ready, format.clone()));
             }
         }
-        let chain = if options.is_empty() { HashSet::new() } else { chain(ready) };
+        let chain = if options.is_empty() { HashMap::new() } else { chain(ready) };
         Self { ready, options, chain, search: OnceLock::new(), queue: Mutex::default() }
     }
 
     /// Begins to pack what a vertex was made of, if that goes into the result.
     pub fn made<'scope, 'env>(&'env self, scope: &'scope Scope<'scope, 'env>, vertex: usize, value: &Value) {
         let Value::Tree { snapshot, .. } = value else { return };
-        if !self.chain.contains(&vertex) {
-            return;
-        }
+        let Some(own) = self.chain.get(&vertex) else { return };
+        let base = snapshot.0.len().saturating_sub(*own);
         let mut queue = self.queue();
         for (index, id) in snapshot.0.iter().enumerate() {
             if queue.seen.insert(*id) {
-                queue.waiting.push_back((snapshot.clone(), index));
+                queue.waiting.push_back(Waiting { snapshot: snapshot.clone(), index, of_base: index < base });
             }
         }
         let wanted = queue.waiting.len().min(self.ready.engine.layers_at_once());
@@ -80,16 +86,18 @@ impl<'a> PackAhead<'a> {
     }
 
     fn work(&self) {
-        while let Some((snapshot, index)) = self.next() {
+        while let Some(Waiting { snapshot, index, of_base }) = self.next() {
             let search = self.search.get_or_init(|| leak_search(self.ready)).as_ref();
+            let search = if of_base { search.and_then(LeakSearch::of_base) } else { search.cloned() };
+            let search = search.as_ref().map(|s| (s, ""));
             for options in &self.options {
                 // The export says why.
-                let _ = self.ready.engine.pack_searched(&snapshot, index, options, search.map(|s| (s, "")));
+                let _ = self.ready.engine.pack_searched(&snapshot, index, options, search);
             }
         }
     }
 
-    fn next(&self) -> Option<(Snapshot, usize)> {
+    fn next(&self) -> Option<Waiting> {
         let mut queue = self.queue();
         let next = queue.waiting.pop_front().filter(|_| !self.ready.cancel.is_cancelled());
         if next.is_none() {
@@ -104,19 +112,21 @@ impl<'a> PackAhead<'a> {
 }
 
 /// From the roots of the images down to their bases.
-fn chain(ready: &ReadyJob) -> HashSet<usize> {
+fn chain(ready: &ReadyJob) -> HashMap<usize, usize> {
     let vertices = ready.graph.vertices();
-    let mut chain = HashSet::new();
+    let mut all = HashMap::new();
     for image in &ready.images {
+        let mut chain = Vec::new();
         let mut next = image.root.map(|e| e.vertex);
         while let Some(id) = next {
             let vertex = &vertices[id.index()];
             if matches!(vertex.op, Op::Source(_)) {
                 break;
             }
-            chain.insert(id.index());
+            chain.push(id.index());
             next = vertex.inputs.first().map(|e| e.vertex);
         }
+        all.extend(chain.into_iter().rev().zip(1..));
     }
-    chain
+    all
 }

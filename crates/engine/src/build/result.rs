@@ -188,12 +188,12 @@ fn search_files(ready: &ReadyJob, roots: &[Snapshot], search: Option<&LeakSearch
     for (image, root) in ready.images.iter().zip(roots) {
         let places = layer_places(ready, image, root.0.len());
         ready.engine.search_tree(root, search, &|path| {
-            let holds = |(id, _): &(&kiln_store::LayerId, &String)| {
+            let holds = |(id, _): &(&kiln_store::LayerId, &Option<String>)| {
                 let file = ready.engine.store.layers().path(id).join(path.trim_start_matches('/'));
                 file.symlink_metadata().is_ok()
             };
             let last = root.0.iter().zip(&places).rev().find(holds);
-            last.map_or_else(|| "the result".to_owned(), |(_, place)| place.clone())
+            last.map_or_else(|| Some("the result".to_owned()), |(_, place)| place.clone())
         })?;
     }
     Ok(())
@@ -214,12 +214,12 @@ fn judge(ready: &ReadyJob, search: Option<&LeakSearch>, result: &mut BuildResult
     Ok(())
 }
 
-/// The names of the steps that made the layers.
-fn layer_places(ready: &ReadyJob, image: &kiln_frontend::Image, layers: usize) -> Vec<String> {
+/// The names of the steps that made the layers, `None` for those of the base image.
+fn layer_places(ready: &ReadyJob, image: &kiln_frontend::Image, layers: usize) -> Vec<Option<String>> {
     let own = own_steps(ready, image);
     let base = layers.saturating_sub(own.len());
-    let mut all = vec!["the base image".to_owned(); base];
-    all.extend(own);
+    let mut all = vec![None; base];
+    all.extend(own.into_iter().map(Some));
     all.truncate(layers);
     all
 }

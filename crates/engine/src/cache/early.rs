@@ -12,7 +12,7 @@ use super::export::{LayerBlob, format, pack};
 use super::{Backend, CacheTo};
 use crate::build::Job;
 use crate::error::{Error, Result};
-use crate::layers::PackOptions;
+use crate::pack::PackOptions;
 
 /// What was made in the build so far.
 #[derive(Default)]

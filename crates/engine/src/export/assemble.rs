@@ -12,8 +12,8 @@ use kiln_store::Snapshot;
 use crate::build::Job;
 use crate::cache::InlineRecords;
 use crate::error::{Error, Result};
-use crate::layers::{PackOptions, Packed};
-use crate::leaks::LeakSearch;
+use crate::leaks::{BASE_IMAGE, LeakSearch};
+use crate::pack::{PackOptions, Packed};
 use crate::request::{AnnotationTarget, LayerFormat};
 use crate::steps::Step;
 use crate::transfer::in_parallel_by;
@@ -39,8 +39,8 @@ pub struct Parts<'a> {
     pub snapshot: &'a Snapshot,
     /// When each layer was made.
     pub created: &'a [Timestamp],
-    /// The steps that made them, for messages.
-    pub places: &'a [String],
+    /// The steps that made them, for messages; `None` for those of the base image.
+    pub places: &'a [Option<String>],
     /// The config without layers.
     pub config: &'a ImageConfig,
     /// The platform.
@@ -115,21 +115,24 @@ fn pack_all(
     step: &Step,
 ) -> Result<Vec<Packed>> {
     let options = PackOptions::new(job, format.clone());
-    let place = |index: usize| parts.places.get(index).map_or("the base image", String::as_str);
+    let of_base = search.and_then(LeakSearch::of_base);
+    let search = |index: usize| match parts.places.get(index).and_then(Option::as_deref) {
+        Some(place) => search.map(|s| (s, place)),
+        None => of_base.as_ref().map(|s| (s, BASE_IMAGE)),
+    };
     let done = |packed: Packed| {
         let size = packed.descriptor.size;
         step.progress(&format!("layer {}", packed.descriptor.digest.short()), size, Some(size), true);
         packed
     };
     let mut packed = Vec::with_capacity(parts.snapshot.0.len());
-    for (index, id) in parts.snapshot.0.iter().enumerate() {
-        packed.push(job.engine.packed_before(id, &options, search.map(|s| (s, place(index))))?.map(done));
+    for index in 0..parts.snapshot.0.len() {
+        packed.push(job.engine.packed_before(parts.snapshot, index, &options, search(index))?.map(done));
     }
     let missing: Vec<usize> = (0..packed.len()).filter(|i| packed[*i].is_none()).collect();
     let made = Mutex::new(Vec::with_capacity(missing.len()));
     in_parallel_by(job.engine.layers_at_once(), &missing, |&index| {
-        let search = search.map(|s| (s, place(index)));
-        let one = job.engine.pack_searched(parts.snapshot, index, &options, search).map(done)?;
+        let one = job.engine.pack_searched(parts.snapshot, index, &options, search(index)).map(done)?;
         made.lock().unwrap_or_else(PoisonError::into_inner).push((index, one));
         Ok(())
     })?;
