@@ -98,7 +98,10 @@ fn a_private_key_in_one_stage_fails_and_in_two_passes() {
         &file("wrong.Dockerfile"),
         &dir,
     ]);
-    wrong.fails(4).says(&["SSH_PRIVATE_KEY", "/key", "the image config", "--mount=type=secret"]).hides(line);
+    wrong
+        .fails(4)
+        .says(&["SSH_PRIVATE_KEY", "/key", "RUN echo \"*** \" > /key", "the image's history", "--mount=type=secret"])
+        .hides(line);
     assert!(!s.kiln(&["images"]).ok().stdout.contains("key-wrong"));
     s.kiln(&["build", "--progress=plain", "-t", "key-right", "--build-arg", &arg, &dir]).ok().hides(line);
     let secret = s.kiln(&[

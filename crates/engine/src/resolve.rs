@@ -253,7 +253,7 @@ impl Identify for Resolved {
 
     fn located(&self, vertex: &Vertex, error: Error) -> Error {
         Error::Step(Box::new(StepError {
-            name: self.steps.masked(&vertex.meta.name),
+            name: self.steps.shown(&vertex.meta.name),
             location: vertex.meta.location.clone(),
             source_text: self.dockerfile.clone(),
             cause: Cause::Other(Box::new(error)),

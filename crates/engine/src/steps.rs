@@ -46,6 +46,11 @@ impl Steps {
         }
     }
 
+    /// The name of a step as it is shown: masked, then on one line (what a secret is may end at a line's end).
+    pub fn shown(&self, name: &str) -> String {
+        self.masked(name).replace(['\r', '\n'], " ")
+    }
+
     /// Where events go.
     pub fn sink(&self) -> &Arc<dyn EventSink> {
         &self.sink
@@ -54,7 +59,7 @@ impl Steps {
     /// Makes a step known.
     pub fn announce(&self, name: &str, digest: Digest, inputs: Vec<StepId>) -> StepId {
         let id = StepId(self.next.fetch_add(1, Ordering::Relaxed));
-        self.sink.event(Event::Step { id, digest, name: self.masked(name).into(), inputs });
+        self.sink.event(Event::Step { id, digest, name: self.shown(name).into(), inputs });
         id
     }
 

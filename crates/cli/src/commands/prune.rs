@@ -45,8 +45,6 @@ pub struct PruneArgs {
     /// Name each thing that was removed
     #[arg(long)]
     verbose: bool,
-    #[arg(long, hide = true)]
-    volumes: bool,
 }
 
 /// Removes, and tells what was.

@@ -233,9 +233,9 @@ fn own_steps(ready: &ReadyJob, image: &kiln_frontend::Image) -> Vec<String> {
         let vertex = &ready.graph.vertices()[id.index()];
         let place = match &vertex.meta.location {
             Some(location) => {
-                format!("{} ({}:{})", ready.steps.masked(&vertex.meta.name), location.file, location.start_line)
+                format!("{} ({}:{})", ready.steps.shown(&vertex.meta.name), location.file, location.start_line)
             }
-            None => ready.steps.masked(&vertex.meta.name),
+            None => ready.steps.shown(&vertex.meta.name),
         };
         match &vertex.op {
             kiln_graph::Op::Source(_) => break,

@@ -295,7 +295,7 @@ impl<'a> Solver<'a> {
                 explain::remember(self.job, vertex, &ingredients);
                 step.end(Outcome::Done);
                 if let Value::Tree { snapshot, .. } = &value {
-                    self.job.early.made(snapshot, &self.job.steps.masked(&vertex.meta.name));
+                    self.job.early.made(snapshot, &self.job.steps.shown(&vertex.meta.name));
                 }
                 Ok(value)
             }

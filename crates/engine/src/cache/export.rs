@@ -100,7 +100,7 @@ fn entries(job: &Job, to: &CacheTo, roots: &[Snapshot]) -> Result<Vec<Entry>> {
         keys.retain(|k| *k != key);
         keys.insert(0, key);
         entries.push(Entry {
-            kiln: KilnRecord { keys, layer: 0, identity, name: job.steps.masked(&vertex.meta.name) },
+            kiln: KilnRecord { keys, layer: 0, identity, name: job.steps.shown(&vertex.meta.name) },
             snapshot,
         });
     }

@@ -141,7 +141,7 @@ impl Failed<'_> {
                 Err(error) => Err(error.into()),
             }
         };
-        hook.show.show(&job.steps.masked(&self.vertex.meta.name), &mut run)
+        hook.show.show(&job.steps.shown(&self.vertex.meta.name), &mut run)
     }
 }
 
@@ -200,7 +200,7 @@ fn check(job: &Job, vertex: &Vertex, op: &ExecOp, exit: &Exit, tail: Vec<String>
 
 fn failure(job: &Job, vertex: &Vertex, cause: Cause, output: Vec<String>) -> Error {
     Error::Step(Box::new(StepError {
-        name: job.steps.masked(&vertex.meta.name),
+        name: job.steps.shown(&vertex.meta.name),
         location: vertex.meta.location.clone(),
         source_text: job.dockerfile.clone(),
         cause,
