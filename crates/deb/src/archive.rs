@@ -105,7 +105,7 @@ fn indexes(context: &Context<'_>, fetcher: &Fetcher<'_>, suite: &Suite, arch: &s
                 found = true;
             }
         }
-        if !found && !repository.optional {
+        if !found && !repository.optional && (!repository.lenient || component == "main") {
             return Err(nothing_for(repository, release, &component, arch));
         }
     }
@@ -135,7 +135,7 @@ fn release_of(
     Ok(release::get(context, fetcher, &repository, at)?.map(|release| (repository, release)))
 }
 
-/// The components to use; an absent one is an error, in the base suite at least.
+/// The components to use; an absent one is an error if somebody asks for it, in the base suite at least.
 fn components(repository: &Repository, release: &Release) -> Result<Vec<String>> {
     // Old security suites call theirs `updates/main`.
     let available: Vec<&str> = release.components.iter().map(|c| c.rsplit('/').next().unwrap_or(c)).collect();
@@ -144,6 +144,7 @@ fn components(repository: &Repository, release: &Release) -> Result<Vec<String>>
         match available.contains(&component.as_str()) || available.is_empty() {
             true => wanted.push(component.clone()),
             false if repository.optional => {}
+            false if repository.lenient && component != "main" => {}
             false => {
                 return Err(Error::UnknownComponent {
                     suite: repository.suite.clone(),

@@ -61,7 +61,8 @@ pub enum Event<'a> {
         /// Their size.
         bytes: u64,
     },
-    /// Some more bytes of packages have come.
+    /// Some more bytes of packages have come, from the archive or by another build's download. Those of a download that
+    /// had to start over count again.
     Received {
         /// How many.
         bytes: u64,

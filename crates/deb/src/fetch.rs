@@ -142,7 +142,9 @@ impl<'a> Fetcher<'a> {
 
     /// Downloads into `target`, unless it is there already. Other processes that want the same file wait for this one.
     pub fn download(&self, url: &str, expected: Expected<'_>, target: &Path) -> Result<()> {
+        let have = |bytes: u64| self.context.send(Event::Received { bytes });
         if target.exists() {
+            have(expected.size);
             return Ok(());
         }
         if self.context.refresh == crate::Refresh::Offline {
@@ -153,11 +155,15 @@ impl<'a> Fetcher<'a> {
         if target.exists() {
             // Whoever held the lock has finished it.
             let _ = std::fs::remove_file(&partial);
+            have(expected.size);
             return Ok(());
         }
         let done = match url.strip_prefix("file://") {
             Some(path) => self.copy_local(Path::new(path), url, expected, &mut file),
-            None => self.retrying(url, || self.download_once(url, expected, &mut file)),
+            None => {
+                have(file.metadata().map_err(Error::io(&partial))?.len());
+                self.retrying(url, || self.download_once(url, expected, &mut file))
+            }
         };
         match done {
             Ok(()) => std::fs::rename(&partial, target).map_err(Error::io(target)),

@@ -24,6 +24,9 @@ pub struct Repository {
     pub keys: Keys,
     /// Derived by us, so that it may be absent (sid has no updates).
     pub optional: bool,
+    /// The components are those that apt is told; a suite of the same archive may lack some (bullseye has no
+    /// non-free-firmware), and apt only passes over them, too.
+    pub lenient: bool,
 }
 
 /// Where the keys of a repository are.
@@ -191,6 +194,7 @@ pub fn select(spec: &Spec, entries: &[Entry], arch: &str) -> Result<Vec<Reposito
         }
         if !spec.components.is_empty() {
             repository.components = spec.components.clone();
+            repository.lenient = false;
         }
     }
     Ok(repositories)
@@ -217,6 +221,7 @@ fn from_mirror(spec: &Spec, mirror: &str, entries: &[Entry]) -> Vec<Repository> 
         components: components.clone(),
         keys: keys.clone(),
         optional,
+        lenient: false,
     };
     if !spec.suites.is_empty() {
         return spec.suites.iter().map(|suite| repository(&mirror, suite.clone(), false)).collect();
@@ -270,7 +275,7 @@ fn from_entries(spec: &Spec, entries: &[Entry], arch: &str) -> Result<Vec<Reposi
 
 fn repository(entry: &Entry, suite: String, optional: bool) -> Repository {
     let (uri, components, keys) = (entry.uri.clone(), entry.components.clone(), entry.keys.clone());
-    Repository { uri, suite, components, keys, optional }
+    Repository { uri, suite, components, keys, optional, lenient: true }
 }
 
 /// Merges entries for the same suite of the same archive.

@@ -93,8 +93,11 @@ impl<'a> Progress<'a> {
                 self.step.progress(&wanted.0, 0, Some(*bytes), false);
             }
             Event::Received { bytes } => {
-                let received = self.received.fetch_add(*bytes, Ordering::Relaxed) + bytes;
-                self.step.progress(&wanted.0, received, Some(wanted.1), received >= wanted.1);
+                let before = self.received.fetch_add(*bytes, Ordering::Relaxed);
+                let received = (before + bytes).min(wanted.1);
+                if before < wanted.1 {
+                    self.step.progress(&wanted.0, received, Some(wanted.1), received == wanted.1);
+                }
             }
             Event::Configuring { packages } => self.say(&format!("configuring {packages} packages")),
             Event::Warning(text) => self.step.log(crate::events::Stream::Stderr, format!("{text}\n").as_bytes()),

@@ -20,11 +20,12 @@ use crate::progress::{Display, Mode};
 
 /// Make a base image from a distribution's signed packages, without a registry
 ///
-/// BASE is deb://SUITE?OPTION=VALUE&…, as in FROM and --build-context, or a suite alone. PACKAGE adds to its packages=.
+/// BASE is deb://SUITE?OPTION=VALUE&…, as in FROM and --build-context, or a suite alone.
+/// PACKAGE adds to its packages=.
 ///
-/// With packages named, the base is distroless: the packages with all they need, but no shell, package manager or
-/// maintainer script. Without, or with variant=minbase, it is a system with apt. Mirrors and keys are those of this
-/// machine's apt configuration.
+/// With packages named, the base is distroless: the packages with all they need, but no shell,
+/// package manager or maintainer script. Without, or with variant=minbase, it is a system with
+/// apt. Mirrors and keys are those of this machine's apt configuration.
 ///
 /// Fields for --format: .Name .Version .Architecture .Suite .Download .Installed .Why .SHA256
 ///
