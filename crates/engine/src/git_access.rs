@@ -46,12 +46,13 @@ impl GitAccess {
         Ok(GitFetcher::new(&self.engine.store.sources_dir("git")?))
     }
 
-    /// `GIT_AUTH_TOKEN[.host]` and `GIT_AUTH_HEADER[.host]` as BuildKit has them, else what the URL says; and the ssh agent.
+    /// `GIT_AUTH_TOKEN[.host[:port]]` and `GIT_AUTH_HEADER[.host[:port]]` as BuildKit has them, else what the URL says; and the ssh agent.
     pub fn auth(&self, remote: &str) -> Result<GitAuth> {
         let redacted = redact_url(remote);
         let host = redacted.split_once("://").map_or("", |(_, r)| r.split('/').next().unwrap_or(""));
         let secret = |name: &str| -> Result<Option<String>> {
-            for id in [format!("{name}.{host}"), name.to_owned()] {
+            let without_port = host.split(':').next().unwrap_or(host);
+            for id in [format!("{name}.{host}"), format!("{name}.{without_port}"), name.to_owned()] {
                 if let Some(value) = self.secrets.get(&id)? {
                     return Ok(Some(String::from_utf8_lossy(&value).trim().to_owned()));
                 }

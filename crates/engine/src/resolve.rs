@@ -248,7 +248,14 @@ impl HttpRecord {
 
 impl Identify for Resolved {
     fn source(&self, vertex: &Vertex, source: &SourceOp) -> Result<Option<(&'static str, Digest)>> {
-        Ok(self.meaning(vertex, source)?.map(|m| m.identity()))
+        match self.meaning(vertex, source) {
+            Ok(meaning) => Ok(meaning.map(|m| m.identity())),
+            // A download is blamed on the line that asks for it.
+            Err(error) if vertex.meta.location.is_some() && !matches!(error, Error::Cancelled) => {
+                Err(self.located(vertex, error))
+            }
+            Err(error) => Err(error),
+        }
     }
 
     fn located(&self, vertex: &Vertex, error: Error) -> Error {

@@ -258,8 +258,26 @@ impl GitFetcher {
             in_dest().args(["repack", "-a", "-d", "--quiet"]).output("repack")?;
             return fs::remove_file(&alternates).map_err(|e| io_error(&alternates, e));
         }
-        fs::remove_dir_all(&git_dir).map_err(|e| io_error(&git_dir, e))
+        fs::remove_dir_all(&git_dir).map_err(|e| io_error(&git_dir, e))?;
+        if dest.join(".gitmodules").symlink_metadata().is_ok() {
+            remove_git_links(dest).map_err(|e| io_error(dest, e))?;
+        }
+        Ok(())
     }
+}
+
+/// Removes the files `.git` of submodules, which lead to a repository that is not there any more.
+fn remove_git_links(dir: &Path) -> io::Result<()> {
+    for entry in fs::read_dir(dir)? {
+        let entry = entry?;
+        let kind = entry.file_type()?;
+        if kind.is_dir() {
+            remove_git_links(&entry.path())?;
+        } else if kind.is_file() && entry.file_name() == ".git" {
+            fs::remove_file(entry.path())?;
+        }
+    }
+    Ok(())
 }
 
 /// CVE-2026-33748: the directory must be inside the checkout, links included.
@@ -289,6 +307,17 @@ struct Git {
     /// Why it can't be run after all.
     broken: Option<io::Error>,
 }
+
+/// What helps when git says this.
+const HINTS: [(&str, &str); 4] = [
+    (
+        "Host key verification failed",
+        "its key must be in ~/.ssh/known_hosts: connect once with ssh, or use ssh-keyscan",
+    ),
+    ("could not read Username", "if the repository is private, give a token: --secret id=GIT_AUTH_TOKEN,src=FILE"),
+    ("Authentication failed", "the token was refused: see --secret id=GIT_AUTH_TOKEN[.HOST]"),
+    ("Permission denied (publickey", "no key of the agent was taken: see --ssh default=SOCKET|KEYFILE"),
+];
 
 /// What git may see of our environment.
 const PASSED_ON: [&str; 11] = [
@@ -334,6 +363,7 @@ impl Git {
             ("GIT_ALLOW_PROTOCOL", "http:https:git:ssh"),
             ("GIT_NO_LAZY_FETCH", "1"),
             ("GIT_LFS_SKIP_SMUDGE", "1"),
+            ("GIT_TEMPLATE_DIR", ""),
         ]);
         command.env("GIT_CONFIG_COUNT", SETTINGS.len().to_string());
         for (i, (key, value)) in SETTINGS.into_iter().enumerate() {
@@ -414,8 +444,11 @@ impl Git {
         for secret in &self.secrets {
             message = message.replace(secret, "***");
         }
-        if message.contains("Host key verification failed") {
-            message.push_str("\nits key must be in ~/.ssh/known_hosts: connect once with ssh, or use ssh-keyscan");
+        for (sign, hint) in HINTS {
+            if message.contains(sign) {
+                message.push('\n');
+                message.push_str(hint);
+            }
         }
         Err(GitError::Failed { what, remote: self.remote.clone(), message })
     }

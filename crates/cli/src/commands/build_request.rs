@@ -91,7 +91,7 @@ fn source_date_epoch(build_args: &BTreeMap<String, String>) -> Result<Option<i64
 }
 
 fn is_remote(text: &str) -> bool {
-    ["http://", "https://", "git://", "ssh://", "git@", "github.com/"].iter().any(|p| text.starts_with(p))
+    kiln_engine::graph::is_git_context(text) || text.starts_with("http://") || text.starts_with("https://")
 }
 
 fn context(text: &str) -> ContextSource {

@@ -82,7 +82,13 @@ fn load_unseen(engine: &Arc<Engine>, request: &BuildRequest) -> Result<Loaded> {
 fn main_context(engine: &Arc<Engine>, request: &BuildRequest, git: &GitAccess) -> Result<Main> {
     match &request.context {
         ContextSource::Local(path) => {
-            let directory = path.canonicalize().map_err(|e| Error::io("open the context", path, e))?;
+            let directory = path.canonicalize().map_err(|e| match path.to_str() {
+                Some(text) if text.contains("://") => Error::request_with_hint(
+                    format!("{}: there is no such kind of context", redact_url(text)),
+                    "give a directory, a git or http(s) URL, or - for standard input",
+                ),
+                _ => Error::io("open the context", path, e),
+            })?;
             let name = directory.display().to_string();
             Ok(Main { directory: Some(directory), dockerfile: None, scratch: None, name })
         }
@@ -246,6 +252,9 @@ fn open_contexts(
     }
     for (name, spec) in local_contexts(&request.named_contexts) {
         let directory = Path::new(spec.strip_prefix("local://").unwrap_or(&spec)).to_owned();
+        if let Err(error) = directory.metadata() {
+            return Err(Error::request(format!("--build-context {name}={spec}: {error}")));
+        }
         let own = Main { directory: Some(directory.clone()), dockerfile: None, scratch: None, name: String::new() };
         let ignore = ignore_rules(&own, None)?;
         contexts.add(&name, LocalContext::open(engine, &directory, ignore)?);

@@ -61,9 +61,13 @@ impl OciLayout {
         let named = |wanted: &str| {
             let is = |d: &&Descriptor| {
                 let value = |key: &str| d.annotations.get(key).map(String::as_str);
-                // buildx writes the tag there, podman the whole name.
-                value(ANNOTATION_REF_NAME) == Some(wanted)
-                    || value(ANNOTATION_CONTAINERD_NAME) == Some(wanted)
+                // buildx writes the tag in one and the whole name in the other, podman the whole name.
+                let is_name = |name: &str| {
+                    let tag = name.parse::<kiln_oci::Reference>().ok().and_then(|r| r.tag().map(str::to_owned));
+                    name == wanted || tag.as_deref() == Some(wanted)
+                };
+                value(ANNOTATION_REF_NAME).is_some_and(is_name)
+                    || value(ANNOTATION_CONTAINERD_NAME).is_some_and(is_name)
                     || d.digest.to_string() == wanted
             };
             entries.iter().find(is)
@@ -73,7 +77,8 @@ impl OciLayout {
                 let full = name.parse::<kiln_oci::Reference>().ok()?.with_default_tag();
                 named(&full.to_string()).or_else(|| named(&full.familiar()))
             }),
-            None if entries.len() == 1 => entries.first(),
+            // One image, maybe under several names.
+            None if entries.windows(2).all(|pair| pair[0].digest == pair[1].digest) => entries.first(),
             None => named("latest"),
         };
         let known =
