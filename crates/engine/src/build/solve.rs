@@ -10,7 +10,7 @@ use kiln_oci::Digest;
 use kiln_solver::{
     Effect, Event, Input, InputMode, KeyPart, Node, NodeId, Part, Policy, Scheduler, State, Status, content_key,
 };
-use kiln_store::CacheKey;
+use kiln_store::{CacheKey, LockGuard};
 
 use super::explain;
 use super::job::Job;
@@ -249,24 +249,7 @@ impl<'a> Solver<'a> {
         }
         self.job.engine.writes();
         let key = key.unwrap_or_else(|| Digest::of(vertex.op_digest().0.bytes()));
-        let step_id = self.job.step_id(node.index());
-        let mut waited = false;
-        let name = format!("step.{}", key.hex());
-        let mut keep_waiting = || {
-            if !std::mem::replace(&mut waited, true) {
-                self.job.steps.sink().event(crate::events::Event::Progress {
-                    id: step_id,
-                    item: "waiting for another kiln process that runs the same step".into(),
-                    current: 0,
-                    total: None,
-                    done: false,
-                });
-            }
-            !self.job.cancel.is_cancelled()
-        };
-        let Some(guard) = self.job.engine.store.lock_while(&name, &mut keep_waiting)? else {
-            return Err(Error::Cancelled);
-        };
+        let guard = self.lock_step(node, &key)?;
         // Between the look-up and the lock somebody else may have made it.
         if !vertex.meta.ignore_cache
             && let Some(value) = self.lookup(&key)?
@@ -285,35 +268,56 @@ impl<'a> Solver<'a> {
             let identity = if vertex.meta.ignore_cache { Value::identity_of(&snapshot) } else { key };
             Value::Tree { snapshot, identity }
         });
-        match value {
-            Ok(value) => {
-                let definition = self.job.plan.definition(node.index());
-                let keys: Vec<Digest> = [Some(key), definition].into_iter().flatten().collect();
-                self.remember(&keys, &value, &vertex.meta.name)?;
-                // Only now: who waits for the lock looks for the record.
-                drop(guard);
-                explain::remember(self.job, vertex, &ingredients);
-                step.end(Outcome::Done);
-                if let Value::Tree { snapshot, .. } = &value {
-                    self.job.early.made(snapshot, &self.job.steps.shown(&vertex.meta.name));
-                }
-                Ok(value)
-            }
-            Err(error) => {
-                let error = if self.job.cancel.is_cancelled() { Error::Cancelled } else { error };
-                if matches!(error, Error::LostLayer { .. }) {
-                    // It goes on when the graph is solved again.
-                    self.started.lock().unwrap_or_else(PoisonError::into_inner).insert(node, step);
-                    return Err(error);
-                }
-                step.end(match &error {
-                    Error::Cancelled => Outcome::Cancelled,
-                    Error::Step(step) => Outcome::Failed(step.cause.to_string()),
-                    e => Outcome::Failed(e.to_string()),
-                });
-                Err(error)
-            }
+        let value = match value {
+            Ok(value) => value,
+            Err(error) => return Err(self.not_made(node, step, error)),
+        };
+        let name = self.job.steps.shown(&vertex.meta.name);
+        let keys: Vec<Digest> = [Some(key), self.job.plan.definition(node.index())].into_iter().flatten().collect();
+        self.remember(&keys, &value, &name)?;
+        // Only now: who waits for the lock looks for the record.
+        drop(guard);
+        explain::remember(self.job, vertex, &ingredients);
+        step.end(Outcome::Done);
+        if let Value::Tree { snapshot, .. } = &value {
+            self.job.early.made(snapshot, &name);
         }
+        Ok(value)
+    }
+
+    /// The right to make a step, for which other processes that make the same one wait.
+    fn lock_step(&self, node: NodeId, key: &Digest) -> Result<LockGuard> {
+        let id = self.job.step_id(node.index());
+        let mut told = false;
+        let mut keep_waiting = || {
+            if !std::mem::replace(&mut told, true) {
+                self.job.steps.sink().event(crate::events::Event::Progress {
+                    id,
+                    item: "waiting for another kiln process that runs the same step".into(),
+                    current: 0,
+                    total: None,
+                    done: false,
+                });
+            }
+            !self.job.cancel.is_cancelled()
+        };
+        let name = format!("step.{}", key.hex());
+        self.job.engine.store.lock_while(&name, &mut keep_waiting)?.ok_or(Error::Cancelled)
+    }
+
+    /// Ends a step that failed.
+    fn not_made(&self, node: NodeId, mut step: Step, error: Error) -> Error {
+        let error = if self.job.cancel.is_cancelled() { Error::Cancelled } else { error };
+        match &error {
+            // It goes on when the graph is solved again.
+            Error::LostLayer { .. } => {
+                self.started.lock().unwrap_or_else(PoisonError::into_inner).insert(node, step);
+            }
+            Error::Cancelled => step.end(Outcome::Cancelled),
+            Error::Step(failed) => step.end(Outcome::Failed(failed.cause.to_string())),
+            other => step.end(Outcome::Failed(other.to_string())),
+        }
+        error
     }
 
     /// Adds the vertex's place to an error that has none.
