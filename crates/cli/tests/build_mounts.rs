@@ -58,6 +58,88 @@ fn locked_caches_are_used_one_after_the_other() {
 }
 
 #[test]
+fn bind_mounts_come_from_stages_images_and_contexts() {
+    let Some(s) = with_base(
+        "FROM base AS stage\nRUN mkdir -p /d/sub && echo stage > /d/sub/f\n\
+         FROM base\nARG DIR=sub\nENV TO=/to\n\
+         RUN --mount=from=stage,source=/d/${DIR},target=${TO}/a,rw --mount=from=local/image,source=d,target=/to/b,readwrite \\\n  \
+             --mount=type=bind,from=named,source=$DIR,destination=/to/c,rw --mount=src=sub,dst=/to/d,rw=true \\\n  \
+             for m in a b c d; do cat /to/$m/f >> /seen; echo changed > /to/$m/f; echo new > /to/$m/new; rm -rf /to/$m/gone; done; cat /to/*/f >> /seen\n\
+         RUN --mount=from=named,target=/c --mount=target=/d cat /c/sub/f /d/sub/f >> /seen; ! test -e /c/sub/new && ! touch /c/x /d/x\n",
+    ) else {
+        return;
+    };
+    for (dir, text) in [("ctx", "context"), ("named", "named")] {
+        std::fs::create_dir_all(s.path(dir).join("sub/gone")).unwrap();
+        std::fs::write(s.path(dir).join("sub/f"), format!("{text}\n")).unwrap();
+    }
+    let dockerfile = text(s.path("ctx/Dockerfile"));
+    s.file("Dockerfile", format!("{BASE}RUN mkdir /d && echo image > /d/f\n"));
+    s.build(&["-t", "local/image"]).ok();
+    s.file("Dockerfile", dockerfile);
+    let out = s.export(&["--build-context", "named=named"]);
+    let changed = "changed\n".repeat(4);
+    assert_eq!(text(out.join("seen")), format!("stage\nimage\nnamed\ncontext\n{changed}named\ncontext\n"));
+    assert_eq!(names(&out), ["bin", "seen"]);
+    for dir in ["ctx", "named"] {
+        assert_eq!(names(s.path(dir).join("sub")), ["f", "gone"], "nothing reaches the user's directory");
+    }
+    s.file("Dockerfile", format!("{BASE}RUN --mount=from=stag,target=/x true\n"));
+    s.build(&[]).fails(1).says(&["Dockerfile:4"]);
+}
+
+#[test]
+fn options_of_cache_mounts() {
+    let Some(s) = with_base(
+        "FROM base AS seed\nRUN mkdir -p /d/sub && echo seed > /d/sub/f\n\
+         FROM base\nARG ID=given\nARG N\n\
+         RUN --mount=type=cache,id=${ID},target=/c,mode=0750,uid=5,gid=6 stat -c '%a %u:%g' /c >> /seen; touch /c/$N\n\
+         RUN --mount=type=cache,target=/plain stat -c '%a %u:%g' /plain >> /seen\n\
+         RUN --mount=type=cache,id=seeded,from=seed,source=/d,target=/s cat /s/sub/f >> /seen; echo \"changed $N\" > /s/sub/f\n\
+         RUN --mount=type=cache,id=seeded,target=/s,ro cat /s/sub/f >> /seen; ! touch /s/x\n",
+    ) else {
+        return;
+    };
+    let seen = |n: &str, seeded: &str| format!("750 5:6\n755 0:0\n{seeded}\nchanged {n}\n");
+    assert_eq!(text(s.export(&["--build-arg", "N=1"]).join("seen")), seen("1", "seed"));
+    assert_eq!(text(s.export(&["--build-arg", "N=2"]).join("seen")), seen("2", "changed 1"));
+    assert_eq!(s.kiln(&["cache", "ls", "-q"]).ok().stdout, "/plain\ngiven\nseeded\n");
+    for (bad, says) in [("sharing=none", "sharing"), ("id=x,mode=9", "mode"), ("uid=root", "uid"), ("size=1", "size")] {
+        s.file("Dockerfile", format!("{BASE}RUN --mount=type=cache,target=/c,{bad} true\n"));
+        s.build(&[]).fails(1).says(&["Dockerfile:4", says]);
+    }
+}
+
+/// Two processes build at the same time, each with its own `N`, and meet in a shared mount.
+#[test]
+fn builds_at_the_same_time_share_a_cache_mount_or_do_not() {
+    let meet = "touch /meet/$0-$N; i=0; while [ $(ls /meet | grep -c ^$0-) -lt 2 ]; do i=$((i+1)); [ $i -lt 600 ] || exit 7; sleep 0.05; done";
+    let Some(s) = with_base(&format!(
+        "FROM base\nARG N\n\
+         RUN --mount=type=cache,id=meet,target=/meet --mount=type=cache,id=own,sharing=private,target=/own \\\n  \
+             touch /own/$N; sh -c '{meet}' one; ls /own > /private; sh -c '{meet}' two\n\
+         RUN --mount=type=cache,id=lock,sharing=locked,target=/lock mkdir /lock/held && sleep 0.1 && rmdir /lock/held && echo $N >> /lock/log\n"
+    )) else {
+        return;
+    };
+    s.build(&["--target", "base"]).ok();
+    let start = |n: &str| {
+        let arg = format!("N={n}");
+        let dest = format!("out{n}");
+        let args = ["build", "--progress=plain", "--build-arg", &arg, "-o", &dest, "ctx"];
+        s.command(args).stderr(std::process::Stdio::piped()).spawn().unwrap()
+    };
+    for (n, child) in ["1", "2"].map(|n| (n, start(n))) {
+        let run: Run = child.wait_with_output().unwrap().into();
+        run.ok();
+        assert_eq!(text(s.path(format!("out{n}/private"))), format!("{n}\n"), "each has a mount of its own");
+    }
+    s.kiln(&["cache", "export", "lock", "-o", "lock.tar"]).ok();
+    let log = std::process::Command::new("tar").args(["-xOf"]).arg(s.path("lock.tar")).arg("log").output().unwrap();
+    assert_eq!(log.stdout.len(), 4, "both have written");
+}
+
+#[test]
 fn tmpfs_mounts_are_gone_after_the_step() {
     let Some(s) = with_base(
         "RUN --mount=type=tmpfs,target=/t echo x > /t/f && mount | grep -q ' /t ' && cp /t/f /kept\nRUN ! test -e /t\n",
