@@ -175,8 +175,9 @@ fn hostile_configs_cost_nothing_and_break_nothing() {
     {
         write_cache(&s.path("cache"), &manifest, config);
         machine(&mut s, &format!("store-{number}"));
-        s.build(&["--cache-from", "type=local,src=cache", "-o", "type=local,dest=out,mode=delete"]).ok();
+        let run = s.build(&["--cache-from", "type=local,src=cache", "-o", "type=local,dest=out,mode=delete"]).ok();
         assert_eq!(text(s.path("out/app")), "aexpress", "{number}");
+        assert_eq!(run.stderr.contains("it is BuildKit's"), number == 3, "{}", run.stderr);
     }
 }
 

@@ -162,12 +162,21 @@ pub fn variants(store: &Store, target: &Descriptor) -> Result<Vec<Variant>> {
     Ok(all)
 }
 
-/// Bytes of each layer of an image: uncompressed where that is known, else as stored.
+/// Names the bytes of a layer that is known by another diff ID.
+pub(crate) fn size_key(diff_id: &Digest) -> String {
+    format!("size {diff_id}")
+}
+
+/// Bytes of the regular files of each layer of an image, as docker counts; where they were never unpacked, bytes of the blob.
 pub fn layer_sizes(store: &Store, manifest: &Manifest, config: &ImageConfig) -> Result<Vec<u64>> {
     let mut sizes = Vec::with_capacity(manifest.layers.len());
     for (descriptor, diff_id) in manifest.layers.iter().zip(&config.rootfs.diff_ids) {
         let layer = store.layers().find_by_diff_id(diff_id)?.map(|id| store.layers().get(&id)).transpose()?;
-        sizes.push(layer.and_then(|l| l.size).unwrap_or(descriptor.size));
+        let size = match layer.and_then(|l| l.size) {
+            None => store.meta().get_as(&size_key(diff_id))?,
+            known => known,
+        };
+        sizes.push(size.unwrap_or(descriptor.size));
     }
     Ok(sizes)
 }

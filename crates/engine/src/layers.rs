@@ -64,6 +64,8 @@ pub struct Unpacker {
 struct Pending {
     draft: LayerDraft,
     implicit: Vec<PathBuf>,
+    /// Bytes of the regular files.
+    size: u64,
 }
 
 impl Unpacker {
@@ -130,13 +132,13 @@ impl Unpacker {
             Ok(())
         })?;
         // From below, since a layer may take what it lacks from one that lacked something itself.
-        for (index, Pending { draft, implicit }) in pending.into_inner().unwrap_or_else(PoisonError::into_inner) {
+        for (index, Pending { draft, implicit, size }) in pending.into_inner().unwrap_or_else(PoisonError::into_inner) {
             let below: Vec<PathBuf> = layers[..index].iter().map(|id| self.store.layers().path(id)).collect();
             if !below.is_empty() {
                 let upper = Root::open(draft.fs())?.with_ownership(self.ownership);
                 copy_up_parents(&upper, &crate::views::merged(&below, self.ownership)?, &implicit)?;
             }
-            self.store.layers().commit_unpack(&layers[index], draft)?;
+            self.store.layers().commit_unpack(&layers[index], draft, size)?;
         }
         Ok(())
     }
@@ -176,7 +178,7 @@ impl Unpacker {
         if !unfinished.implicit.is_empty() {
             return Ok(Some(unfinished));
         }
-        self.store.layers().commit_unpack(&layer.id, unfinished.draft)?;
+        self.store.layers().commit_unpack(&layer.id, unfinished.draft, unfinished.size)?;
         Ok(None)
     }
 
@@ -205,7 +207,7 @@ impl Unpacker {
                 blob.digest
             ))));
         }
-        Ok(Pending { draft, implicit: applied.implicit })
+        Ok(Pending { draft, implicit: applied.implicit, size: applied.bytes })
     }
 
     /// `None` if the blob is here.

@@ -70,6 +70,18 @@ impl Leak {
     }
 }
 
+/// Stands for what is searched for.
+fn fingerprint(secrets: &[Secret]) -> String {
+    let mut hasher = Hasher::new();
+    hasher.field("kiln.search.v2");
+    for secret in secrets {
+        secret.fingerprint(&mut |bytes| {
+            hasher.field(bytes);
+        });
+    }
+    hasher.finish().hex()
+}
+
 /// Collects what is found in one result.
 #[derive(Clone)]
 pub struct LeakSearch {
@@ -85,20 +97,18 @@ pub struct LeakSearch {
 impl LeakSearch {
     /// For one result of a build with these secrets.
     pub fn new(secrets: &[Secret]) -> Self {
-        let mut hasher = Hasher::new();
-        hasher.field("kiln.search.v2");
-        for secret in secrets {
-            secret.fingerprint(&mut |bytes| {
-                hasher.field(bytes);
-            });
-        }
         Self {
             searcher: Searcher::new(secrets, true),
             only_secrets: Searcher::new(secrets, false),
             hidden: Arc::new(Redactor::new(secrets)),
-            fingerprint: hasher.finish().hex(),
+            fingerprint: fingerprint(secrets),
             found: Arc::default(),
         }
+    }
+
+    /// Whether it searches for these.
+    pub fn is_for(&self, secrets: &[Secret]) -> bool {
+        self.fingerprint == fingerprint(secrets)
     }
 
     /// A search of one layer, which the step `place` made.

@@ -241,9 +241,8 @@ impl Engine {
         let mut blob = self.store.content().writer()?;
         let encoder = Encoder::new(&mut blob, format.compression, format.level, self.threads)
             .map_err(|e| Error::request(e.to_string()))?;
-        let mut sink = HashingSink { inner: encoder, hasher: Hasher::new(), size: 0 };
-        self.write_tar(snapshot, index, options, observer, &mut sink)?;
-        let size = sink.size;
+        let mut sink = HashingSink { inner: encoder, hasher: Hasher::new() };
+        let size = self.write_tar(snapshot, index, options, observer, &mut sink)?;
         let diff_id = sink.hasher.finish();
         sink.inner.finish().map_err(|e| Error::io("write", "a layer", e))?;
         let (digest, blob_size) = blob.commit(None)?;
@@ -251,7 +250,11 @@ impl Engine {
         let blob = LayerBlob { compression: format.compression, level: format.level, descriptor };
         let packed = Packed { diff_id, descriptor: typed(&blob, format.oci) };
         match clamped_key(&id, options) {
-            Some(key) => self.store.meta().put_as(&key, &packed, None)?,
+            Some(key) => {
+                self.store.meta().put_as(&key, &packed, None)?;
+                // The layer has its own diff ID, by which an image of the clamped one does not find it.
+                self.store.meta().put_as(&crate::images::size_key(&diff_id), &size, None)?;
+            }
             None => {
                 self.store.layers().set_diff_id(&id, &diff_id, size)?;
                 self.store.layers().add_blob(&id, &blob)?;
@@ -267,7 +270,7 @@ impl Engine {
         options: &PackOptions,
         observer: Option<&mut dyn ContentObserver>,
         out: &mut dyn Write,
-    ) -> Result<()> {
+    ) -> Result<u64> {
         let id = snapshot.0[index];
         let below = Snapshot(snapshot.0[..index].to_vec());
         let lower = if below.0.is_empty() { None } else { Some(self.views.readable(&below)?) };
@@ -277,7 +280,7 @@ impl Engine {
         let mut out = Cancellable { inner: out, cancel: &options.cancel };
         match diff(&upper, lower.as_ref(), &mut out, &mut diffing) {
             Err(_) if options.cancel.is_cancelled() => Err(Error::Cancelled),
-            done => Ok(done.map(|_| ())?),
+            done => Ok(done?.bytes),
         }
     }
 }
@@ -324,14 +327,12 @@ impl Write for Cancellable<'_> {
 struct HashingSink<W: Write> {
     inner: W,
     hasher: Hasher,
-    size: u64,
 }
 
 impl<W: Write> Write for HashingSink<W> {
     fn write(&mut self, buf: &[u8]) -> io::Result<usize> {
         let n = self.inner.write(buf)?;
         self.hasher.update(&buf[..n]);
-        self.size += n as u64;
         Ok(n)
     }
 

@@ -86,7 +86,7 @@ pub struct LayerBlob {
 pub struct LayerMeta {
     /// Digest of the uncompressed tar.
     pub diff_id: Option<Digest>,
-    /// Size of the uncompressed tar.
+    /// Bytes of its regular files.
     pub size: Option<u64>,
     /// Its blobs.
     pub blobs: Vec<LayerBlob>,
@@ -103,7 +103,7 @@ pub struct Layer {
     pub id: LayerId,
     /// Digest of the uncompressed tar, once known.
     pub diff_id: Option<Digest>,
-    /// Size of the uncompressed tar, once known.
+    /// Bytes of its regular files, once known: what docker calls the size of a layer.
     pub size: Option<u64>,
     /// Its blobs, wherever they are.
     pub blobs: Vec<LayerBlob>,
@@ -191,7 +191,7 @@ impl Layers<'_> {
         self.0.root().join("layers").join(id.to_string())
     }
 
-    /// Records the digest and size of the uncompressed tar.
+    /// Records the digest of the uncompressed tar, and the bytes of its regular files.
     pub fn set_diff_id(&self, id: &LayerId, diff_id: &Digest, size: u64) -> Result<()> {
         let sql = "UPDATE layers SET diff_id=?2, size=?3 WHERE id=?1";
         let changed =
@@ -216,8 +216,9 @@ impl Layers<'_> {
         self.draft()
     }
 
-    /// Ends what [`unpack_draft`](Self::unpack_draft) began. If somebody else was faster, theirs is kept.
-    pub fn commit_unpack(&self, id: &LayerId, mut draft: LayerDraft) -> Result<()> {
+    /// Ends what [`unpack_draft`](Self::unpack_draft) began. If somebody else was faster, theirs is kept. `size`: bytes of the
+    /// regular files.
+    pub fn commit_unpack(&self, id: &LayerId, mut draft: LayerDraft, size: u64) -> Result<()> {
         let _lock = self.0.lock(&format!("unpack {id}"), &mut || {})?;
         if self.get(id)?.unpacked {
             return Ok(());
@@ -231,8 +232,8 @@ impl Layers<'_> {
         draft.publish(&target)?;
         self.0.inner().db.write(|tx| {
             let (disk, check) = columns(measured);
-            let sql = "UPDATE layers SET unpacked=1, disk=?2, checksum=?3, boot=?4, written=?5 WHERE id=?1";
-            Ok(tx.execute(sql, params![id.0, disk, check, boot_id(), now_ms()])?)
+            let sql = "UPDATE layers SET unpacked=1, disk=?2, checksum=?3, boot=?4, written=?5, size=?6 WHERE id=?1";
+            Ok(tx.execute(sql, params![id.0, disk, check, boot_id(), now_ms(), size as i64])?)
         })?;
         Ok(())
     }

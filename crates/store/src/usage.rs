@@ -1,6 +1,6 @@
 //! What the store uses, measured on the file system: allocated blocks, a file with several links counted once.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::fs;
 use std::io;
 use std::os::unix::fs::MetadataExt;
@@ -68,6 +68,8 @@ pub struct CacheEntry {
     pub layers: Vec<LayerId>,
     /// Allocated bytes of those of its layers that no image needs, as far as they were measured.
     pub bytes: u64,
+    /// The same without the layers that it has in common with an older record.
+    pub own_bytes: u64,
     /// Whether an image needs all of its layers anyway.
     pub in_image: bool,
     /// Whether a live process uses it.
@@ -278,6 +280,7 @@ pub(crate) fn cache_entries(store: &Store, marks: &Marks) -> Result<Vec<CacheEnt
         let mut statement = db.prepare_cached(sql)?;
         let mut rows = statement.query([])?;
         let mut entries: Vec<CacheEntry> = Vec::new();
+        let mut sizes = HashMap::new();
         while let Some(row) = rows.next()? {
             let id = row.get(0)?;
             if entries.last().is_none_or(|e| e.id != id) {
@@ -290,6 +293,7 @@ pub(crate) fn cache_entries(store: &Store, marks: &Marks) -> Result<Vec<CacheEnt
                     used: time(used_ms),
                     layers: Vec::new(),
                     bytes: 0,
+                    own_bytes: 0,
                     in_image: true,
                     in_use: false,
                     used_ms,
@@ -301,8 +305,15 @@ pub(crate) fn cache_entries(store: &Store, marks: &Marks) -> Result<Vec<CacheEnt
             entry.in_use |= pins.contains(&Pin::Layer(layer));
             if !marks.layers.contains(&layer) {
                 entry.in_image = false;
-                entry.bytes += row.get::<_, Option<i64>>(6)?.unwrap_or(0) as u64;
+                let bytes = row.get::<_, Option<i64>>(6)?.unwrap_or(0) as u64;
+                entry.bytes += bytes;
+                sizes.insert(layer, bytes);
             }
+        }
+        let mut by_age: Vec<&mut CacheEntry> = entries.iter_mut().collect();
+        by_age.sort_by_key(|e| e.id);
+        for entry in by_age {
+            entry.own_bytes = entry.layers.iter().filter_map(|l| sizes.remove(l)).sum();
         }
         Ok(entries)
     })

@@ -168,8 +168,8 @@ fn lazy_layers_are_found_by_what_they_are_and_unpacked_once() {
     let first = layers.unpack_draft(&id).unwrap();
     let second = layers.unpack_draft(&id).unwrap();
     fs::write(first.fs().join("f"), "1").unwrap();
-    layers.commit_unpack(&id, first).unwrap();
-    layers.commit_unpack(&id, second).unwrap();
+    layers.commit_unpack(&id, first, 5).unwrap();
+    layers.commit_unpack(&id, second, 5).unwrap();
     assert!(layers.get(&id).unwrap().unpacked);
     assert_eq!(names(&layers.path(&id)), ["f"]);
     assert!(names(&env.root().join("tmp")).is_empty());

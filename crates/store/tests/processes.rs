@@ -101,7 +101,7 @@ fn child_changes_everything() {
         let lazy = store.layers().create_lazy(&blob_meta(&image, 0)).unwrap();
         let unpack = store.layers().unpack_draft(&lazy).unwrap();
         fs::write(unpack.fs().join("file0"), "x").unwrap();
-        store.layers().commit_unpack(&lazy, unpack).unwrap();
+        store.layers().commit_unpack(&lazy, unpack, 1).unwrap();
         say();
         let mount = store.cache_mounts().open(&format!("m{}", i % 2), &MountOpts::default()).unwrap();
         fs::write(mount.path().join("f"), [2; 5000]).unwrap();

@@ -104,7 +104,7 @@ fn details(store: &Store) -> Result<(), CliError> {
         let description = step_name(&entry.description).chars().take(100).collect();
         cache.push(vec![
             entry.kind,
-            human_size(entry.bytes),
+            human_size(entry.own_bytes),
             listing::ago(entry.created),
             listing::ago(entry.used),
             state.to_owned(),

@@ -138,6 +138,10 @@ fn printf(format: &str, args: &[&Value]) -> Result<String> {
             out.push(c);
             continue;
         }
+        let left = chars.as_str().starts_with('-');
+        let width: String = chars.as_str().trim_start_matches('-').chars().take_while(char::is_ascii_digit).collect();
+        (0..width.len() + usize::from(left)).for_each(|_| _ = chars.next());
+        let width = width.parse::<u16>().map_or(0, usize::from);
         let verb = match chars.next() {
             Some('%') => {
                 out.push('%');
@@ -147,11 +151,17 @@ fn printf(format: &str, args: &[&Value]) -> Result<String> {
             None => return error("printf: the format ends with %"),
         };
         let Some(arg) = args.next() else { return error(format!("printf: there is no value for %{verb}")) };
-        match verb {
-            's' | 'v' | 'd' => out.push_str(&go(arg)),
-            'q' => out.push_str(&Value::String(go(arg)).to_string()),
-            other => return error(format!("printf: %{other} is not supported: use %s, %d, %q or %v")),
-        }
+        let shown = match verb {
+            's' | 'v' | 'd' => go(arg),
+            'q' => Value::String(go(arg)).to_string(),
+            other => {
+                return error(format!(
+                    "printf: %{other} is not supported: use %s, %d, %q or %v, with a width if need be"
+                ));
+            }
+        };
+        let padding = " ".repeat(width.saturating_sub(shown.chars().count()));
+        out.push_str(&if left { shown + &padding } else { padding + &shown });
     }
     Ok(out)
 }

@@ -88,6 +88,7 @@ mod tests {
                 "SHA256:ABC Hello sha256:abc-1234 \"x\"",
             ),
             ("{{index (split .Id \":\") 1}} {{slice .Id 7}}", "abc abc"),
+            ("{{printf \"%-4s|%4d|%2s\" \"x\" .Size \"long\"}}", "x   |1234|long"),
             ("{{truncate .Id 3}}|{{pad .Id 1 1}}", "sha| sha256:abc "),
             ("{{$x := .Size}}{{$x}} {{println \"a\" 1}}", "1234 a 1\n"),
             ("{{.Config.Cmd}} {{json .Config.Cmd}} {{.Nothing}}", "[] null <nil>"),

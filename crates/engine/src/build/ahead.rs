@@ -13,7 +13,6 @@ use kiln_graph::Op;
 use kiln_store::{LayerId, Snapshot};
 
 use super::ReadyJob;
-use super::result::leak_search;
 use crate::leaks::LeakSearch;
 use crate::pack::PackOptions;
 use crate::request::Output;
@@ -87,7 +86,7 @@ impl<'a> PackAhead<'a> {
 
     fn work(&self) {
         while let Some(Waiting { snapshot, index, of_base }) = self.next() {
-            let search = self.search.get_or_init(|| leak_search(self.ready)).as_ref();
+            let search = self.search.get_or_init(|| self.ready.leak_search()).as_ref();
             let search = if of_base { search.and_then(LeakSearch::of_base) } else { search.cloned() };
             let search = search.as_ref().map(|s| (s, ""));
             for options in &self.options {

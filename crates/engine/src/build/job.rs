@@ -10,7 +10,7 @@ use kiln_executor::CancelToken;
 use kiln_graph::{Graph, Selector};
 use kiln_oci::{Digest, Platform};
 use kiln_rootfs::{Owner, Ownership, Root};
-use kiln_secrets::Redactor;
+use kiln_secrets::{Origin, Redactor, Secret};
 use kiln_store::{CacheKey, LayerMeta};
 
 use super::plan::Plan;
@@ -20,7 +20,8 @@ use crate::contexts::Contexts;
 use crate::engine::Engine;
 use crate::error::{Error, Result};
 use crate::events::StepId;
-use crate::request::BuildRequest;
+use crate::leaks::LeakSearch;
+use crate::request::{BuildRequest, OnFinding};
 use crate::resolve::Resolved;
 use crate::secrets::Secrets;
 use crate::ssh::AgentSocket;
@@ -59,6 +60,8 @@ pub struct Job {
     pub secrets: Arc<Secrets>,
     /// What must not be in the result.
     pub known_secrets: Vec<kiln_secrets::Secret>,
+    /// The last search for them that was made: making one costs more than searching a small layer.
+    pub search: Mutex<Option<LeakSearch>>,
     /// Hides them in logs.
     pub redactor: Redactor,
     /// The Dockerfile, for excerpts.
@@ -81,6 +84,24 @@ impl Job {
     pub fn used_records(&self) -> Vec<CacheKey> {
         let needed = (0..self.graph.vertices().len()).filter(|i| self.plan.is_needed(*i));
         needed.filter_map(|i| self.plan.definition(i)).map(CacheKey).collect()
+    }
+
+    /// A search for all that this build must not show: what it was given, and the tokens that it used so far. `None` if there
+    /// is to be none.
+    pub fn leak_search(&self) -> Option<LeakSearch> {
+        if self.request.leaks == OnFinding::Off {
+            return None;
+        }
+        let mut secrets = self.known_secrets.clone();
+        secrets.extend(self.resolved.git_access().used());
+        secrets.extend(self.engine.registry.used_credentials().into_iter().map(|(registry, secret)| {
+            Secret::new(format!("the password for {registry}"), Origin::Token, secret.expose().as_bytes())
+        }));
+        let mut last = self.search.lock().unwrap_or_else(PoisonError::into_inner);
+        match &*last {
+            Some(search) if search.is_for(&secrets) => Some(search.fresh()),
+            _ => Some(last.insert(LeakSearch::new(&secrets)).fresh()),
+        }
     }
 
     /// What a new layer is recorded with.

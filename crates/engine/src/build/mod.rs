@@ -132,6 +132,7 @@ fn prepare(
         cancel: cancel.clone(),
         redactor: Redactor::new(&known),
         known_secrets: known,
+        search: Mutex::default(),
         imports,
         early: Early::default(),
         cache_to,

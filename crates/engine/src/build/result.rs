@@ -1,7 +1,6 @@
 //! From the solved targets to the outputs.
 
 use kiln_oci::Digest;
-use kiln_secrets::{Origin, Secret};
 use kiln_store::Snapshot;
 
 use super::ReadyJob;
@@ -126,7 +125,7 @@ fn one_output(ready: &ReadyJob, output: &Output, roots: &[Snapshot], result: &mu
         Output::Tar(_) | Output::Local { .. } => (None, "copying files"),
         Output::CacheOnly => return Ok(()),
     };
-    let search = leak_search(ready);
+    let search = ready.leak_search();
     let step = ready.steps.begin(name);
     let exported = (|| {
         let images = match format {
@@ -142,19 +141,6 @@ fn one_output(ready: &ReadyJob, output: &Output, roots: &[Snapshot], result: &mu
     })();
     result.exported.extend(step.conclude(exported)?);
     Ok(())
-}
-
-/// A search for all that this build must not show: what it was given, and the tokens that it used.
-pub(super) fn leak_search(ready: &ReadyJob) -> Option<LeakSearch> {
-    if ready.request.leaks == OnFinding::Off {
-        return None;
-    }
-    let mut secrets = ready.known_secrets.clone();
-    secrets.extend(ready.resolved.git_access().used());
-    secrets.extend(ready.engine.registry.used_credentials().into_iter().map(|(registry, secret)| {
-        Secret::new(format!("the password for {registry}"), Origin::Token, secret.expose().as_bytes())
-    }));
-    Some(LeakSearch::new(&secrets))
 }
 
 fn assemble_all(

@@ -17,9 +17,9 @@ use crate::build::Job;
 use crate::engine::Engine;
 use crate::error::{Error, Result};
 use crate::layers::Remote;
-use crate::leaks::{Leak, LeakSearch};
+use crate::leaks::Leak;
 use crate::pack::PackOptions;
-use crate::request::{LayerFormat, OnFinding, Output};
+use crate::request::{LayerFormat, Output};
 use crate::steps::Step;
 use crate::transfer::in_parallel_by;
 use crate::value::Value;
@@ -172,10 +172,7 @@ pub(super) fn pack(
     index: usize,
     place: &str,
 ) -> Result<std::result::Result<(NewLayer, Option<Remote>), Leak>> {
-    let search = match job.request.leaks {
-        OnFinding::Off => None,
-        OnFinding::Fail | OnFinding::Warn => Some(LeakSearch::new(&job.known_secrets)),
-    };
+    let search = job.leak_search();
     let packed = job.engine.pack_searched(snapshot, index, options, search.as_ref().map(|s| (s, place)))?;
     let leaks: Vec<Leak> = search.map(|s| s.finish()).unwrap_or_default();
     if let Some(leak) = leaks.into_iter().find(Leak::is_secret) {

@@ -235,7 +235,10 @@ fn read(backend: &dyn Backend) -> Result<(Vec<Imported>, Option<String>)> {
     let name = backend.name();
     let images = match backend.load()? {
         Loaded::Cache(config, blobs) => {
-            return Ok((vec![Imported::of_config(&name, backend.remote(), config, &blobs)], None));
+            let note = || format!("the cache {name} is not used: it is BuildKit's, whose keys kiln can't have");
+            let is_foreign = !config.records.is_empty() && config.records.iter().all(|r| r.kiln.is_none());
+            let imported = Imported::of_config(&name, backend.remote(), config, &blobs);
+            return Ok((vec![imported], is_foreign.then(note)));
         }
         Loaded::Images(images) => images,
     };

@@ -30,7 +30,6 @@ use crate::engine::Engine;
 use crate::error::{Error, Result};
 use crate::layers::Remote;
 use crate::leaks::LeakSearch;
-use crate::request::OnFinding;
 use crate::steps::Step;
 use crate::transfer::in_parallel_by;
 
@@ -196,7 +195,7 @@ fn one(
     step: &Step,
 ) -> Result<(MountEntry, MountIndex)> {
     let export = Export { backend, before, done: Mutex::default(), failed: AtomicBool::new(false) };
-    let search = (job.request.leaks != OnFinding::Off).then(|| LeakSearch::new(&job.known_secrets));
+    let search = job.leak_search();
     let workers = backend.parallel().min(job.engine.threads.max(2));
     let size = std::thread::scope(|scope| {
         let (sender, receiver) = sync_channel::<(usize, Vec<u8>)>(workers);
