@@ -5,6 +5,6 @@ cd "$(dirname "$0")"
 kiln="${KILN:-kiln}"
 work="$(mktemp -d)"
 trap 'rm -rf "$work"' EXIT
-"$kiln" build -t hello:build -f build.Dockerfile .
+"$kiln" build -t hello:build --build-arg SUITE -f build.Dockerfile .
 "$kiln" run --rm -v "$work:/out" hello:build cp /hello /out/hello
 "$kiln" build -t "${1:-hello:2}" -f copy.Dockerfile "$work"

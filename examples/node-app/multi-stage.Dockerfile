@@ -1,13 +1,17 @@
 # Two stages on the same base: the cache of npm stays behind, the base does not shrink.
+ARG SUITE=bookworm
+
 # Where a company looks into TLS: --build-context certs=DIR with its certificates in DIR/ca.pem. Else this is empty.
 FROM scratch AS certs
 
-FROM deb://bookworm?variant=minbase&packages=nodejs,npm,ca-certificates AS build
+FROM deb://$SUITE?variant=minbase&packages=nodejs,npm,ca-certificates AS build
+# For a mirror of the npm registry: --build-arg NPM_CONFIG_REGISTRY
+ARG NPM_CONFIG_REGISTRY
 WORKDIR /app
 COPY package.json index.js ./
 RUN --mount=from=certs,target=/run/certs NODE_EXTRA_CA_CERTS=/run/certs/ca.pem npm install --omit=dev --no-audit --no-fund
 
-FROM deb://bookworm?variant=minbase&packages=nodejs,npm,ca-certificates
+FROM deb://$SUITE?variant=minbase&packages=nodejs,npm,ca-certificates
 WORKDIR /app
 COPY --from=build /app /app
 EXPOSE 3000

@@ -1,8 +1,12 @@
 # One stage: a whole Debian with node and npm.
+ARG SUITE=bookworm
+
 # Where a company looks into TLS: --build-context certs=DIR with its certificates in DIR/ca.pem. Else this is empty.
 FROM scratch AS certs
 
-FROM deb://bookworm?variant=minbase&packages=nodejs,npm,ca-certificates
+FROM deb://$SUITE?variant=minbase&packages=nodejs,npm,ca-certificates
+# For a mirror of the npm registry: --build-arg NPM_CONFIG_REGISTRY
+ARG NPM_CONFIG_REGISTRY
 EXPOSE 3000
 WORKDIR /app
 COPY package.json index.js ./

@@ -130,6 +130,17 @@ fn mirrors_that_lie_or_die() {
 }
 
 #[test]
+fn the_environment_names_the_proxy() {
+    let world = world();
+    let mut s = Sandbox::bare("");
+    s.env("http_proxy", &world.server.url);
+    let app = base(&world, "packages=app").replace(&world.server.url, "http://archive.invalid");
+    build(&s, &app).ok();
+    let asked = world.server.state.lock().unwrap().proxied.clone();
+    assert!(!asked.is_empty() && asked.iter().all(|(host, _)| host == "archive.invalid"), "{asked:?}");
+}
+
+#[test]
 fn a_hostile_package() {
     let world = world();
     let s = Sandbox::bare("");

@@ -15,6 +15,8 @@ pub struct Context<'a> {
     pub host: PathBuf,
     /// Proxy for all requests; without it, the one in the apt configuration. An empty string means none at all.
     pub proxy: Option<String>,
+    /// The proxy for an address where neither `proxy` nor the apt configuration names one.
+    pub environment_proxy: Option<&'a Proxies<'a>>,
     /// The time, in seconds since 1970: signatures and indexes are judged by it.
     pub now: i64,
     /// When indexes are looked at again.
@@ -34,6 +36,9 @@ pub struct Context<'a> {
     /// Told about progress, from several threads.
     pub events: Option<&'a (dyn Fn(Event<'_>) + Sync)>,
 }
+
+/// Names the proxy for an address.
+pub type Proxies<'a> = dyn Fn(&str) -> Option<String> + Sync + 'a;
 
 /// When an index in the cache is compared with the mirror's.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -94,6 +99,7 @@ impl<'a> Context<'a> {
             cache: cache.into(),
             host: PathBuf::from("/"),
             proxy: None,
+            environment_proxy: None,
             now: now.map_or(0, |d| i64::try_from(d.as_secs()).unwrap_or(i64::MAX)),
             refresh: Refresh::After(3600),
             downloads: 6,

@@ -16,7 +16,7 @@ use ureq::Agent;
 use crate::aptconf::AptConf;
 use crate::context::{Context, Event, redact};
 use crate::error::{Error, Result};
-use crate::files;
+use crate::{files, forward};
 
 /// Pauses before the second and later tries, in units of [`Context::retry_pause`].
 const PAUSES: [u32; 4] = [1, 4, 10, 20];
@@ -47,8 +47,8 @@ pub struct Expected<'a> {
 pub struct Fetcher<'a> {
     context: &'a Context<'a>,
     conf: AptConf,
-    /// One agent (with its connections) per proxy.
-    agents: Mutex<BTreeMap<String, Agent>>,
+    /// One agent (with its connections) per proxy, and for https or not.
+    agents: Mutex<BTreeMap<(String, bool), Agent>>,
 }
 
 impl<'a> Fetcher<'a> {
@@ -66,22 +66,40 @@ impl<'a> Fetcher<'a> {
     }
 
     fn agent(&self, url: &str) -> Result<Agent> {
-        let proxy = self.context.proxy.clone().or_else(|| self.conf.proxy(url)).unwrap_or_default();
+        let proxy = self.proxy(url).unwrap_or_default();
+        let key = (proxy.clone(), url.starts_with("https:"));
         let mut agents = self.agents.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(agent) = agents.get(&proxy) {
+        if let Some(agent) = agents.get(&key) {
             return Ok(agent.clone());
         }
-        let used = match proxy.as_str() {
-            "" => None,
-            address => Some(ureq::Proxy::new(address).map_err(|error| Error::Network {
+        let parse = |address: &str| {
+            ureq::Proxy::new(address).map_err(|error| Error::Network {
                 url: redact(address),
                 reason: format!("it can't be used as a proxy: {error}"),
-            })?),
+            })
         };
+        let used = if proxy.is_empty() { None } else { Some(parse(&proxy)?) };
+        let agent = match used {
+            Some(proxy) if !key.1 && proxy.protocol() == ureq::ProxyProtocol::Http => {
+                forward::agent(self.config(None), &proxy)
+            }
+            used => self.config(used).into(),
+        };
+        agents.insert(key, agent.clone());
+        Ok(agent)
+    }
+
+    /// What the caller demands, what apt is told, what the environment says, in this order. An empty text is for none.
+    fn proxy(&self, url: &str) -> Option<String> {
+        let environment = || self.context.environment_proxy.and_then(|proxy| proxy(url));
+        self.context.proxy.clone().or_else(|| self.conf.proxy(url)).or_else(environment)
+    }
+
+    fn config(&self, proxy: Option<ureq::Proxy>) -> ureq::config::Config {
         let tls = ureq::tls::TlsConfig::builder().root_certs(ureq::tls::RootCerts::PlatformVerifier).build();
-        let agent: Agent = Agent::config_builder()
+        Agent::config_builder()
             .http_status_as_error(false)
-            .proxy(used)
+            .proxy(proxy)
             .tls_config(tls)
             .user_agent(concat!("kiln/", env!("CARGO_PKG_VERSION")))
             .timeout_connect(Some(Duration::from_secs(20)))
@@ -89,9 +107,6 @@ impl<'a> Fetcher<'a> {
             .timeout_per_read(Some(Duration::from_secs(60)))
             .max_idle_connections_per_host(self.context.downloads.max(1))
             .build()
-            .into();
-        agents.insert(proxy, agent.clone());
-        Ok(agent)
     }
 
     /// Fetches a whole file of at most `limit` bytes.

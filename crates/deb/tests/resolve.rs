@@ -325,6 +325,34 @@ fn a_mirror_that_is_not_there() {
 }
 
 #[test]
+fn proxies_are_asked_for_whole_addresses() {
+    let world = World::with(&[simple()]);
+    let apt = world.path("machine/etc/apt");
+    std::fs::create_dir_all(&apt).unwrap();
+    let spec = world.spec("bookworm?packages=app&suites=bookworm");
+    let at = |spec: &Spec, host: &str| Spec { mirror: Some(format!("http://{host}/debian")), ..spec.clone() };
+    let address = world.server.url.strip_prefix("http://").unwrap();
+    let (configured, environment) = (format!("http://me:p%40ss@{address}"), world.server.url.clone());
+    let resolve = |spec: &Spec, from_environment: &kiln_deb::Proxies<'_>| {
+        let mut context = world.context();
+        context.proxy = None;
+        context.environment_proxy = Some(from_environment);
+        let resolution = kiln_deb::resolve(spec, &context).unwrap();
+        kiln_deb::fetch(&resolution, &context).unwrap();
+        std::mem::take(&mut world.server.state.lock().unwrap().proxied)
+    };
+    // apt's configuration counts before the environment. Names are the proxy's business.
+    std::fs::write(apt.join("apt.conf"), format!("Acquire::http::Proxy \"{configured}\";\n")).unwrap();
+    let asked = resolve(&at(&spec, "one.invalid"), &|_| panic!("not asked"));
+    assert!(asked.len() > 3, "{asked:?}");
+    assert!(asked.iter().all(|a| *a == ("one.invalid".into(), Some("Basic bWU6cEBzcw==".into()))), "{asked:?}");
+    std::fs::remove_file(apt.join("apt.conf")).unwrap();
+    let asked = resolve(&at(&spec, "two.invalid:8080"), &|_| Some(environment.clone()));
+    assert!(!asked.is_empty() && asked.iter().all(|a| *a == ("two.invalid:8080".into(), None)), "{asked:?}");
+    assert!(resolve(&spec, &|_| None).is_empty());
+}
+
+#[test]
 fn passwords_in_addresses_are_not_shown() {
     let world = World::new();
     let url = world.server.url.replace("http://", "http://user:hunter2@");

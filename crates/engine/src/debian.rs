@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use kiln_deb::{BuildOptions, Configure, Context, Outcome, Refresh, Resolution, Spec};
+use kiln_deb::{BuildOptions, Configure, Context, Outcome, Proxies, Refresh, Resolution, Spec};
 use kiln_executor::{CancelToken, ProcessSpec, Stdio};
 use kiln_oci::Platform;
 use kiln_store::Snapshot;
@@ -41,7 +41,8 @@ pub fn resolve(engine: &Engine, asked: &Asked<'_>, files: &UserFiles, step: &Ste
     }
     let progress = Progress::new(step);
     let events = |event: kiln_deb::Event<'_>| progress.show(&event);
-    let mut context = context(engine, &events)?;
+    let proxies = |url: &str| engine.registry.proxy_for(url);
+    let mut context = context(engine, &events, &proxies)?;
     if asked.refresh {
         context.refresh = Refresh::Always;
     }
@@ -63,10 +64,13 @@ pub fn resolve(engine: &Engine, asked: &Asked<'_>, files: &UserFiles, step: &Ste
     Ok(resolution)
 }
 
-fn context<'a>(engine: &Engine, events: &'a (dyn Fn(kiln_deb::Event<'_>) + Sync)) -> Result<Context<'a>> {
+type Events<'a> = dyn Fn(kiln_deb::Event<'_>) + Sync + 'a;
+
+fn context<'a>(engine: &Engine, events: &'a Events<'a>, proxies: &'a Proxies<'a>) -> Result<Context<'a>> {
     let mut context = Context::new(engine.store.sources_dir("deb")?);
     context.host.clone_from(&engine.apt_root);
     context.events = Some(events);
+    context.environment_proxy = Some(proxies);
     Ok(context)
 }
 
@@ -122,7 +126,8 @@ pub fn packages(engine: &Engine, asked: &Asked<'_>, sink: Arc<dyn EventSink>) ->
 pub fn build(job: &Job, resolution: &Resolution, step: &Step) -> Result<Snapshot> {
     let progress = Progress::new(step);
     let events = |event: kiln_deb::Event<'_>| progress.show(&event);
-    let context = context(&job.engine, &events)?;
+    let proxies = |url: &str| job.engine.registry.proxy_for(url);
+    let context = context(&job.engine, &events, &proxies)?;
     let draft = job.engine.store.layers().draft()?;
     let runner = Runner { engine: &job.engine, cancel: &job.cancel };
     let options = BuildOptions { ownership: job.engine.ownership, configure: Some(&runner) };

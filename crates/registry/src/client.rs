@@ -77,6 +77,12 @@ impl Client {
         self.inner.options.cancel.clone()
     }
 
+    /// The proxy that requests to an address go through, for transfers that are not this client's.
+    pub fn proxy_for(&self, url: &str) -> Option<String> {
+        let url = crate::url::Url::parse(url)?;
+        self.inner.options.proxies.select(&url).map(|proxy| proxy.expose().to_owned())
+    }
+
     /// Uses a registry without verifying its certificate, or with plain http if it has no TLS, from now on.
     pub fn allow_insecure(&self, registry: &str) {
         self.inner.allow_insecure(registry);

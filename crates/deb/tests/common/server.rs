@@ -23,6 +23,8 @@ pub struct State {
     pub faults: BTreeMap<String, Fault>,
     /// Requests so far: `GET /path` and `206 /path` for parts, `304 /path`.
     pub log: Vec<String>,
+    /// Requests that came as to a proxy: the host, and the login.
+    pub proxied: Vec<(String, Option<String>)>,
     pub no_ranges: bool,
 }
 
@@ -91,6 +93,15 @@ fn serve(stream: TcpStream, state: &Mutex<State>) {
         let header = |name: &str| {
             let found = lines.iter().skip(1).find(|l| l.to_ascii_lowercase().starts_with(&format!("{name}:")));
             found.map(|l| l.split_once(':').unwrap().1.trim().to_owned())
+        };
+        // As a proxy, this has the files of every host.
+        let path = match path.strip_prefix("http://") {
+            None => path,
+            Some(rest) => {
+                let at = rest.find('/').unwrap_or(rest.len());
+                state.lock().unwrap().proxied.push((rest[..at].to_owned(), header("proxy-authorization")));
+                rest[at..].to_owned()
+            }
         };
         let range = header("range").and_then(|r| r.strip_prefix("bytes=")?.strip_suffix('-')?.parse::<usize>().ok());
         if answer(&mut stream, state, &path, range, header("if-none-match")).is_none() {
