@@ -173,7 +173,7 @@ fn git_urls_in_every_form() {
 }
 
 #[test]
-fn cve_2026_33748_subdirectories_and_cve_2019_13139_references_stay_inside() {
+fn cve_2026_33748_cve_2019_13139_ghsa_hw3h_2gp9_cxpv_subdirectories_and_references_stay_inside() {
     let s = Sandbox::bare("");
     let Some(web) = repository(&s) else { return };
     let url = web.url("git/r.git");
@@ -187,7 +187,11 @@ fn cve_2026_33748_subdirectories_and_cve_2019_13139_references_stay_inside() {
     // The link to the host's /etc is a link, and its target is not read.
     built(&s, &format!("{url}#v1"), &[]).ok().unwrap();
     assert_eq!(std::fs::read_link(s.path("out/all/outside")).unwrap().to_str(), Some("/etc"));
-    for bad in ["file:///etc", "ext::sh -c true"] {
+    // GHSA-hw3h-2gp9-cxpv: a bundle is no repository.
+    std::fs::create_dir(s.path("files")).unwrap();
+    web.git("-C r bundle create -q ../files/b.git main");
+    for bad in ["file:///etc", "ext::sh -c true", &web.url("files/b.git"), &s.path("files/b.git").display().to_string()]
+    {
         s.kiln(&["build", bad]).fails(1);
     }
 }

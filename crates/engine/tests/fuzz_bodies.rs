@@ -1,6 +1,7 @@
 //! The fuzz targets' bodies over their corpus and over inputs made from it, the same ones every time.
 //!
-//! `cargo fuzz run` looks for new inputs with a nightly compiler; this runs everywhere. `KILN_FUZZ_ROUNDS=N` for more inputs.
+//! `cargo fuzz run` looks for new inputs with a nightly compiler; this runs everywhere. With `KILN_FUZZ_SECONDS=N` each body
+//! gets other inputs every time, for so long (`.ci/run` does it); a failure shows the input.
 #![allow(clippy::unwrap_used, missing_docs)]
 
 #[path = "../../../fuzz/bodies/dockerfile.rs"]
@@ -74,8 +75,8 @@ fn corpus(name: &str) -> Vec<Vec<u8>> {
 }
 
 fn replay(name: &str, body: fn(&[u8])) {
-    let rounds = std::env::var("KILN_FUZZ_ROUNDS").ok().and_then(|r| r.parse().ok()).unwrap_or(ROUNDS);
-    let longest = if rounds == ROUNDS { LONGEST } else { Duration::MAX };
+    let seconds = std::env::var("KILN_FUZZ_SECONDS").ok().and_then(|s| s.parse().ok());
+    let (rounds, longest) = seconds.map_or((ROUNDS, LONGEST), |s| (u32::MAX, Duration::from_secs(s)));
     let corpus = corpus(name);
     let since = Instant::now();
     let run = |input: &[u8]| {
@@ -83,17 +84,18 @@ fn replay(name: &str, body: fn(&[u8])) {
         assert!(outcome.is_ok(), "{name} fails for \"{}\"", input.escape_ascii());
     };
     corpus.iter().for_each(|input| run(input));
-    let mut random = Random(0x9e37_79b9_7f4a_7c15);
-    for _ in 0..rounds {
+    let now = std::time::UNIX_EPOCH.elapsed().map_or(0, |t| t.as_nanos() as u64);
+    let mut random = Random(0x9e37_79b9_7f4a_7c15 ^ seconds.map_or(0, |_| now));
+    let mut done = 0;
+    while done < rounds && since.elapsed() < longest {
         let mut input = corpus[random.next(corpus.len())].clone();
         for _ in 0..=random.next(4) {
             random.mutate(&mut input, &corpus);
         }
         run(&input);
-        if since.elapsed() > longest {
-            break;
-        }
+        done += 1;
     }
+    eprintln!("{name}: {done} inputs in {:.1} s", since.elapsed().as_secs_f32());
 }
 
 #[test]

@@ -84,7 +84,7 @@ fn many_at_once() {
 }
 
 #[test]
-fn a_helper_that_dies_is_replaced() {
+fn cve_2019_5736_a_helper_is_not_written_to_and_is_replaced_when_it_dies() {
     if skip("a container") {
         return;
     }

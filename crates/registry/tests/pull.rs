@@ -212,7 +212,7 @@ fn busy_registries_are_asked_again_when_they_say() {
 }
 
 #[test]
-fn redirects_and_foreign_urls_get_no_credentials() {
+fn cve_2020_15157_redirects_and_foreign_urls_get_no_credentials() {
     let Some(s) = Setup::new() else { return };
     let content = bytes(10, 200_000);
     let blob = s.put_blob(NAME, &content);

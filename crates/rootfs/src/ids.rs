@@ -198,7 +198,12 @@ mod tests {
         assert_eq!(lookup_user(&root, "5000:6000").unwrap().gid, 6000);
         assert_eq!(lookup_user(&root, "42").unwrap().uid, 7, "a name wins over a number");
         assert_eq!(lookup_user(&root, "").unwrap().uid, 0);
-        for bad in ["nobody", "4294967295", "4294967296", "-1", "big", "+5", "app:nogroup", "0x0"] {
+    }
+
+    #[test]
+    fn cve_2024_40635_ids_that_are_too_large_do_not_become_root() {
+        let (_dir, root) = image("", "");
+        for bad in ["nobody", "4294967295", "4294967296", "-1", "big", "+5", "0:nogroup", "0x0", "0:4294967296"] {
             assert!(matches!(lookup_user(&root, bad), Err(RootfsError::UnknownId { .. })), "{bad}");
         }
     }

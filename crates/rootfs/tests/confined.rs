@@ -88,7 +88,7 @@ fn links_out_of_a_target_are_resolved_inside() {
 
 /// GHSA-32pv-7hq5-qhwq: removing through a link removed what it pointed to.
 #[test]
-fn removing_a_link_leaves_its_target() {
+fn ghsa_32pv_7hq5_qhwq_removing_a_link_leaves_its_target() {
     let (c, outside) = with_outside();
     symlink(&outside, c.up().join("l")).unwrap();
     tree(&c.up(), &["d/x=1", "in->d"]);
@@ -151,7 +151,7 @@ fn cve_2024_21626_magic_links_are_not_followed() {
 
 /// CVE-2024-23651, CVE-2021-30465, GO-2024-2521 in shape: a directory is swapped for a link while it is used.
 #[test]
-fn a_directory_swapped_for_a_link_while_copying_never_leads_out() {
+fn go_2024_2521_a_directory_swapped_for_a_link_while_copying_never_leads_out() {
     let (c, outside) = with_outside();
     tree(&outside, &["sub/file=SECRET"]);
     tree(&c.src(), &["d/sub/file=public", "d/deep/er/file=public"]);

@@ -162,7 +162,7 @@ fn cve_2026_28406_dot_dot_stays_inside() {
 
 /// Over-strict fixes broke ordinary archives (osscontainertools/kaniko#828).
 #[test]
-fn links_that_point_up_are_ordinary() {
+fn kaniko_828_links_that_point_up_are_ordinary() {
     let arena = Arena::new();
     let items = [file("usr/lib/x.so.1", "lib"), symlink("usr/bin/x", "../lib/x.so.1"), symlink("abs", "/../../etc")];
     arena.extract(&items).unwrap();
@@ -216,7 +216,7 @@ fn hard_links_out_of_the_root() {
 
 /// oras-go < 2.6.2 resolved the target against the process's working directory.
 #[test]
-fn hard_link_targets_are_not_relative_to_the_working_directory() {
+fn oras_2_6_2_hard_link_targets_are_not_relative_to_the_working_directory() {
     let arena = Arena::new();
     assert!(Path::new("Cargo.toml").exists(), "tests run in the crate's directory");
     rejected(arena.apply(&[hardlink("x", "Cargo.toml")]));
