@@ -5,6 +5,7 @@ mod environment;
 mod error;
 mod excerpt;
 mod foreground;
+mod help;
 mod listing;
 mod notices;
 mod output;
@@ -13,12 +14,13 @@ mod template;
 
 use std::process::ExitCode;
 
-use clap::Parser;
+use clap::{CommandFactory, FromArgMatches};
 
 fn main() -> ExitCode {
     // Before anything else exists in this process: it may be the container helper, or its first process.
     kiln_engine::executor::helper_main_if_requested();
-    let cli = match commands::Cli::try_parse() {
+    let matches = help::flowing(commands::Cli::command()).try_get_matches();
+    let cli = match matches.and_then(|m| commands::Cli::from_arg_matches(&m)) {
         Ok(cli) => cli,
         Err(e) => e.exit(),
     };

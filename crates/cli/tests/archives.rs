@@ -187,7 +187,7 @@ fn archives_that_lie_leave_nothing() {
     swapped[at] ^= 1;
     let cases: [(&str, Vec<u8>, &str); 6] = [
         ("cut", whole[..whole.len() / 2].to_vec(), "damaged or cut off"),
-        ("flipped", swapped, "content is damaged"),
+        ("flipped", swapped, "is damaged: expected"),
         ("text", b"root:x:0:0:root:/root:/bin/bash\n".repeat(100), "it is not a tar"),
         ("empty", Vec::new(), "neither an index.json nor a manifest.json"),
         ("other", tar_of(&[("etc/passwd", b"x")]), "neither an index.json nor a manifest.json"),

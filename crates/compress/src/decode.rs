@@ -48,9 +48,21 @@ fn build(format: Format, source: Source) -> io::Result<Box<dyn Read + Send>> {
         Format::Bzip2 => Box::new(bzip2::bufread::MultiBzDecoder::new(source)),
         Format::Xz => {
             let limit = u32::try_from(MEMORY_LIMIT >> 10).unwrap_or(u32::MAX);
-            Box::new(lzma_rust2::XzReader::new_mem_limit(source, true, limit))
+            Box::new(Worded(lzma_rust2::XzReader::new_mem_limit(source, true, limit)))
         }
     })
+}
+
+/// Says what is wrong where the library does not.
+struct Worded<R>(R);
+
+impl<R: Read> Read for Worded<R> {
+    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        self.0.read(buf).map_err(|e| match e.kind() {
+            io::ErrorKind::UnexpectedEof => io::Error::new(e.kind(), "incomplete xz stream"),
+            _ => e,
+        })
+    }
 }
 
 /// All members of a gzip stream, one after the other.

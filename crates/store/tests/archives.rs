@@ -245,7 +245,7 @@ fn layers_are_checked_against_their_diff_ids() {
     let env = Env::new();
     for bad in [other.clone(), gzip(&other), b"no tar".to_vec()] {
         let error = load(&env.store, with(&bad)).unwrap_err();
-        assert!(matches!(error, Error::DigestMismatch { .. }), "{error}");
+        assert!(error.to_string().contains("b/layer.tar is not what the image's config says"), "{error}");
     }
     assert!(env.store.images().list().unwrap().is_empty());
 }
@@ -265,12 +265,19 @@ fn hostile_and_broken_archives_are_refused_with_a_reason() {
     let whole = save(&env.store, &[(&image(&env.store, &amd64(), &["x"]), &["app"])], ArchiveFormat::Oci);
     let (link, escape, few) =
         (manifest(r#"["a","a","a"]"#), manifest(r#"["../../etc/passwd","b","c"]"#), manifest(r#"["a"]"#));
+    let short = format!(
+        r#"{{"schemaVersion":2,"manifests":[{{"mediaType":"{}","digest":"{}","size":5}}]}}"#,
+        media::OCI_MANIFEST,
+        Digest::of(b"{}")
+    );
+    let there = format!("blobs/sha256/{}", Digest::of(b"{}").hex());
     let cases: Vec<(Vec<u8>, &str)> = vec![
+        (archive(&[(&there, b"{}"), ("index.json", short.as_bytes())]), "has 2 bytes, not 5"),
         (vec![], "neither an index.json nor a manifest.json"),
         (b"PK\x03\x04 something else that is not a tar at all".repeat(40), "it is not a tar"),
         (archive(&[("etc/passwd", b"root")]), "neither an index.json nor a manifest.json"),
         (archive(&[("0123/layer.tar", b"x"), ("0123/json", b"{}")]), "before 1.10"),
-        (archive(&[(&wrong, b"wrong")]), "content is damaged"),
+        (archive(&[(&wrong, b"wrong")]), "is damaged: expected"),
         (archive(&[("manifest.json", b"{")]), "its manifest.json is not valid"),
         (archive(&[("index.json", index.as_bytes())]), "it lacks the blob sha256:"),
         (

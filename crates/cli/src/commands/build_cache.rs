@@ -11,11 +11,14 @@ use crate::error::CliError;
 type Result<T> = std::result::Result<T, CliError>;
 
 /// Attributes that need no value.
-const FLAGS: [&str; 4] = ["force-compression", "ignore-error", "image-manifest", "oci-mediatypes"];
+const FLAGS: [&str; 5] = ["force-compression", "ignore-error", "image-manifest", "oci-mediatypes", "registry.insecure"];
 
 /// `--cache-from`.
 pub fn from(list: &[String]) -> Result<Vec<CacheSpec>> {
-    let specs: Vec<CacheSpec> = list.iter().map(|text| spec(text)).collect::<Result<_>>()?;
+    // Names may be a list, as docker's classic builder takes them.
+    let each =
+        list.iter().flat_map(|text| if text.contains('=') { vec![text.as_str()] } else { text.split(',').collect() });
+    let specs: Vec<CacheSpec> = each.map(spec).collect::<Result<_>>()?;
     specs.iter().try_for_each(|s| CacheFrom::parse(s).map(|_| ()).map_err(usage))?;
     Ok(specs)
 }
@@ -80,6 +83,7 @@ mod tests {
 
     #[test]
     fn what_can_not_be_done_is_said_before_the_build() {
+        assert_eq!(from(&["a,b:1".to_owned(), "c".to_owned()]).unwrap().len(), 3);
         assert!(from(&["type=gha".to_owned()]).is_err());
         assert!(to(&["type=local".to_owned()]).is_err());
     }

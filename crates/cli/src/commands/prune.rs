@@ -144,17 +144,21 @@ fn told(report: &Report, verbose: bool) -> String {
         }
     }
     let name = |kind: &Kind| match kind {
-        Kind::Records => "cache records",
-        Kind::Layers => "layers",
-        Kind::Blobs => "blobs",
-        Kind::CacheMounts => "cache mounts",
-        Kind::Sources => "downloads of sources",
-        Kind::Images => "images",
-        Kind::Logs => "logs",
-        Kind::Debris => "leftovers of killed processes",
+        Kind::Records => "cache record",
+        Kind::Layers => "layer",
+        Kind::Blobs => "blob",
+        Kind::CacheMounts => "cache mount",
+        Kind::Sources => "download",
+        Kind::Images => "image",
+        Kind::Logs => "log",
+        Kind::Debris => "leftover",
     };
-    let parts: Vec<String> =
-        report.freed.iter().map(|(kind, freed)| format!("{} {}", freed.count, name(kind))).collect();
+    let plural = |count: u64| if count == 1 { "" } else { "s" };
+    let parts: Vec<String> = report
+        .freed
+        .iter()
+        .map(|(kind, freed)| format!("{} {}{}", freed.count, name(kind), plural(freed.count)))
+        .collect();
     if !parts.is_empty() {
         text.push_str(&format!("Removed: {}\n", parts.join(", ")));
     }

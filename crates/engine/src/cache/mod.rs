@@ -225,12 +225,17 @@ impl Engine {
 
     fn backend<'a>(&'a self, place: &Place, platforms: &[kiln_oci::Platform]) -> Box<dyn Backend + 'a> {
         match place {
-            Place::Registry { reference, local_first } => Box::new(registry::Registry {
-                engine: self,
-                reference: reference.clone(),
-                local_first: *local_first,
-                platforms: platforms.to_vec(),
-            }),
+            Place::Registry { reference, local_first, insecure } => {
+                if *insecure {
+                    self.registry.allow_insecure(reference.registry());
+                }
+                Box::new(registry::Registry {
+                    engine: self,
+                    reference: reference.clone(),
+                    local_first: *local_first,
+                    platforms: platforms.to_vec(),
+                })
+            }
             Place::Local { dir, tag, digest } => {
                 Box::new(local::Local { dir: dir.clone(), tag: tag.clone(), digest: *digest })
             }

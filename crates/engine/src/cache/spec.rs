@@ -20,6 +20,8 @@ pub enum Place {
         reference: Reference,
         /// Whether to look in the store first.
         local_first: bool,
+        /// Whether its registry may be asked by plain HTTP, or with a certificate that nobody vouches for.
+        insecure: bool,
     },
     /// An OCI layout.
     Local {
@@ -82,8 +84,8 @@ impl CacheFrom {
         let mut attrs = Attrs::new("--cache-from", spec);
         let place = match spec.kind.as_str() {
             // What `--cache-from NAME` means.
-            "image" => Place::Registry { reference: attrs.reference()?, local_first: true },
-            "registry" => Place::Registry { reference: attrs.reference()?, local_first: false },
+            "image" => attrs.registry(true)?,
+            "registry" => attrs.registry(false)?,
             "local" => Place::Local {
                 dir: attrs.required("src")?.into(),
                 tag: attrs.take("tag").unwrap_or_else(|| "latest".to_owned()),
@@ -103,7 +105,7 @@ impl CacheTo {
         let mut attrs = Attrs::new("--cache-to", spec);
         let place = match spec.kind.as_str() {
             "inline" => None,
-            "image" | "registry" => Some(Place::Registry { reference: attrs.reference()?, local_first: false }),
+            "image" | "registry" => Some(attrs.registry(false)?),
             "local" => Some(Place::Local {
                 dir: attrs.required("dest")?.into(),
                 tag: attrs.take("tag").unwrap_or_else(|| "latest".to_owned()),
@@ -125,10 +127,11 @@ impl CacheTo {
         }
         // BuildKit fails a build because of its cache if this is false. Here no cache failure does.
         attrs.flag("ignore-error")?;
+        let compression = attrs.compression()?;
         let to = Self {
             max,
-            compression: attrs.compression()?,
-            level: attrs.number("compression-level")?,
+            level: attrs.level(compression)?,
+            compression,
             force: attrs.flag("force-compression")?.unwrap_or(false),
             oci: attrs.flag("oci-mediatypes")?.unwrap_or(true),
             image_manifest: attrs.flag("image-manifest")?.unwrap_or(true),
@@ -180,18 +183,27 @@ impl Attrs {
         Error::request_with_hint(format!("{}: type={kind} {why}", self.flag), format!("types are {supported}"))
     }
 
-    fn reference(&mut self) -> Result<Reference> {
+    fn registry(&mut self, local_first: bool) -> Result<Place> {
         let text = self.required("ref")?;
-        let name: Reference = text.parse().map_err(|_| self.wrong("ref", &text, "an image name"))?;
-        if let Some(value) = self.rest.remove("registry.insecure")
-            && value != "false"
-        {
-            return Err(Error::request_with_hint(
-                format!("{}: registry.insecure is not an attribute here", self.flag),
-                "loopback registries are asked by plain HTTP in any case; others are configured as for pulls",
-            ));
+        let wrong = || Error::request(format!("{}: {text:?} is not an image name", self.flag));
+        let name: Reference = text.parse().map_err(|_| wrong())?;
+        let insecure = self.flag("registry.insecure")?.unwrap_or(false);
+        Ok(Place::Registry { reference: name.with_default_tag(), local_first, insecure })
+    }
+
+    /// The level of the compression; without one, that of the image is not known yet.
+    fn level(&mut self, compression: Option<Compression>) -> Result<Option<i32>> {
+        let level: Option<i32> = self.number("compression-level")?;
+        let (expected, highest) = match compression {
+            Some(Compression::Gzip) => ("a level of gzip: 0 to 9", 9),
+            _ => ("a level: 0 to 22", 22),
+        };
+        match level {
+            Some(level) if !(0..=highest).contains(&level) => {
+                Err(self.wrong("compression-level", &level.to_string(), expected))
+            }
+            level => Ok(level),
         }
-        Ok(name.with_default_tag())
     }
 
     fn digest(&mut self, name: &str) -> Result<Option<Digest>> {
@@ -295,6 +307,7 @@ mod tests {
             &[
                 ("ref", "r.example/x"),
                 ("mode", "max"),
+                ("registry.insecure", "true"),
                 ("compression", "zstd"),
                 ("mounts", "a,b"),
                 ("mounts-max-size", "2GB"),
@@ -304,7 +317,7 @@ mod tests {
         assert!(to.max && to.image_manifest && to.oci);
         assert_eq!(to.mounts, MountSelection::Ids(vec!["a".into(), "b".into()]));
         assert_eq!(to.mounts_max, Some(2 << 30));
-        let Some(Place::Registry { reference, .. }) = to.place else { panic!() };
+        let Some(Place::Registry { reference, insecure: true, .. }) = to.place else { panic!() };
         assert_eq!(reference.to_string(), "r.example/x:latest");
     }
 
@@ -316,6 +329,12 @@ mod tests {
             ("registry", &[], "ref= is missing"),
             ("local", &[("src", "x")], "dest= is missing"),
             ("local", &[("dest", "x"), ("mode", "most")], "mode=most is not min or max"),
+            (
+                "local",
+                &[("dest", "x"), ("compression", "gzip"), ("compression-level", "10")],
+                "is not a level of gzip: 0 to 9",
+            ),
+            ("registry", &[("ref", "A B")], "\"A B\" is not an image name"),
             ("local", &[("dest", "x"), ("color", "red")], "color is not an attribute"),
             ("inline", &[("mode", "max")], "mode=max is not possible"),
             ("inline", &[("mounts", "all")], "can't be inside an image"),

@@ -103,6 +103,15 @@ fn damaged(e: io::Error) -> Error {
     }
 }
 
+fn not_as_named(error: Error, what: &str) -> Error {
+    match error {
+        Error::DigestMismatch { expected, actual } => {
+            Error::Archive(format!("{what}: expected {expected}, got {actual}"))
+        }
+        other => other,
+    }
+}
+
 impl Spool<'_> {
     fn read(&mut self, reader: Box<dyn Read + Send>) -> Result<()> {
         let limit = Arc::new(AtomicU64::new(MAX_NAMES));
@@ -181,7 +190,7 @@ impl Spool<'_> {
         copy(entry, &mut writer)?;
         complete(writer.size(), size)?;
         self.left -= size;
-        let blob = writer.commit(claimed.as_ref())?;
+        let blob = writer.commit(claimed.as_ref()).map_err(|e| not_as_named(e, &format!("{name} is damaged")))?;
         self.files.insert(name, blob);
         Ok(())
     }
@@ -263,8 +272,14 @@ impl Spool<'_> {
     /// Checks that what a manifest names is in the archive, or was here before. Parts of an index may be missing.
     fn check(&self, descriptor: &Descriptor, depth: u32) -> Result<()> {
         let lacks = |what: &Descriptor| Error::Archive(format!("it lacks the blob {}", what.digest));
-        if self.store.content().size(&descriptor.digest)?.is_none() {
-            return Err(lacks(descriptor));
+        let differs = |what: &Descriptor, size: u64| {
+            let (digest, said) = (&what.digest, what.size);
+            Error::Archive(format!("its blob {digest} has {size} bytes, not {said} as what names it says"))
+        };
+        match self.store.content().size(&descriptor.digest)? {
+            None => return Err(lacks(descriptor)),
+            Some(size) if size != descriptor.size => return Err(differs(descriptor, size)),
+            Some(_) => {}
         }
         match self.store.images().parse(descriptor)?.1 {
             ManifestKind::Index(index) => {
@@ -285,13 +300,7 @@ impl Spool<'_> {
                 for blob in manifest.layers.iter().chain([&manifest.config]) {
                     match self.store.content().size(&blob.digest)? {
                         Some(size) if size == blob.size => {}
-                        Some(size) => {
-                            let words = format!(
-                                "its blob {} has {size} bytes, not {} as its manifest says",
-                                blob.digest, blob.size
-                            );
-                            return Err(Error::Archive(words));
-                        }
+                        Some(size) => return Err(differs(blob, size)),
                         None if blob.urls.is_empty() => return Err(lacks(blob)),
                         None => {}
                     }
@@ -341,7 +350,8 @@ impl Spool<'_> {
         // What could never be unpacked here is not worth the hours that hashing it may take.
         let mut tar = kiln_compress::LimitReader::new(tar, self.left);
         io::copy(&mut tar, &mut hasher).map_err(damaged)?;
-        crate::content::verify(diff_id, hasher.finish())?;
+        crate::content::verify(diff_id, hasher.finish())
+            .map_err(|e| not_as_named(e, &format!("its layer {name} is not what the image's config says")))?;
         match format.layer_compression() {
             Some(compression) => Ok(Descriptor::new(compression.layer_media_type(true), digest, size)),
             None => Err(Error::Archive(format!(

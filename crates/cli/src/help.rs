@@ -1,0 +1,43 @@
+//! The long help texts, as wide as the terminal.
+//!
+//! They are written as doc comments with examples in them, which must keep their lines; so clap is told to keep all lines, and
+//! those of paragraphs are joined here.
+
+use clap::Command;
+
+/// The same with paragraphs that flow.
+pub fn flowing(command: Command) -> Command {
+    let text = command.get_long_about().map(|t| joined(&t.to_string()));
+    let command = match text {
+        Some(text) => command.long_about(text),
+        None => command,
+    };
+    command.mut_subcommands(flowing)
+}
+
+fn joined(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    let mut before = "";
+    for line in text.lines() {
+        let is_flowing = |line: &str| !line.is_empty() && ![" ", "- ", "* "].iter().any(|p| line.starts_with(p));
+        let follows = is_flowing(before) && is_flowing(line);
+        if !out.is_empty() {
+            out.push(if follows { ' ' } else { '\n' });
+        }
+        out.push_str(line);
+        before = line;
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn paragraphs_are_joined_and_examples_are_not() {
+        let text = "Frees space\n\nWhat was not\nused goes.\nExamples:\n  kiln a\n  kiln b\n\n- one\n- two";
+        let expected = "Frees space\n\nWhat was not used goes. Examples:\n  kiln a\n  kiln b\n\n- one\n- two";
+        assert_eq!(joined(text), expected);
+    }
+}
