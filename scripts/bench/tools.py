@@ -6,6 +6,7 @@ import resource
 import shutil
 import signal
 import subprocess
+import threading
 import time
 from pathlib import Path
 
@@ -13,10 +14,17 @@ PLUGIN_DIRS = ["/usr/libexec/docker/cli-plugins", "/usr/lib/docker/cli-plugins",
 
 
 class Sample:
-    """What one command took: seconds of wall clock, seconds of all CPUs, and the largest process in MB."""
+    """What one command took: seconds of wall clock, seconds of all CPUs, and MB of memory of its processes together."""
 
     def __init__(self, wall, cpu, memory):
         self.wall, self.cpu, self.memory = wall, cpu, memory
+
+
+class Said:
+    """A result that is no measurement of time."""
+
+    def __init__(self, text):
+        self.text = text
 
 
 def measure(argv, env, log, expect_failure=False):
@@ -26,13 +34,51 @@ def measure(argv, env, log, expect_failure=False):
         out.flush()
         begin = time.perf_counter()
         process = subprocess.Popen(argv, env=env, stdin=subprocess.DEVNULL, stdout=out, stderr=out)
+        children = Watch(process.pid)
         _, status, usage = os.wait4(process.pid, 0)
         wall = time.perf_counter() - begin
         process.returncode = os.waitstatus_to_exitcode(status)
     if (process.returncode != 0) != expect_failure:
         tail = Path(log).read_text(errors="replace")[-2000:]
         raise RuntimeError(f"{' '.join(argv)}: exit code {process.returncode}\n{tail}")
-    return Sample(wall, usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 1024)
+    return Sample(wall, usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 1024 + children.stop())
+
+
+class Watch(threading.Thread):
+    """Looks from time to time how much memory the children of a process have, what runs in its containers included."""
+
+    def __init__(self, pid):
+        super().__init__(daemon=True)
+        self.pid, self.most, self.over = pid, 0, threading.Event()
+        self.start()
+
+    def run(self):
+        while not self.over.wait(0.05):
+            fields = (read(f"/proc/{pid}/statm").split() for pid in descendants(self.pid))
+            self.most = max(self.most, sum(int(f[1]) for f in fields if f) * resource.getpagesize() / 2**20)
+
+    def stop(self):
+        self.over.set()
+        self.join()
+        return self.most
+
+
+def read(path):
+    """A file of a process; nothing if that is gone."""
+    try:
+        return Path(path).read_text()
+    except OSError:
+        return ""
+
+
+def descendants(pid):
+    found, todo = [], [pid]
+    while todo:
+        for path in Path(f"/proc/{todo.pop()}/task").glob("*/children"):
+            children = read(path).split()
+            found += children
+            todo += children
+    return found
 
 
 class Tool:
@@ -150,17 +196,10 @@ class Docker(Tool):
 
     def daemon_cpu(self):
         """Of dockerd, the containerd that it started, and their children that have ended."""
-        ticks, pids = 0, [self.daemon.pid] if self.daemon else []
-        while pids:
-            pid = pids.pop()
-            try:
-                fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
-                children = [Path(p).read_text() for p in Path(f"/proc/{pid}/task").glob("*/children")]
-            except OSError:
-                continue
-            ticks += sum(int(f) for f in fields[11:15])
-            pids += [int(p) for text in children for p in text.split()]
-        return ticks / os.sysconf("SC_CLK_TCK")
+        if not self.daemon:
+            return 0.0
+        stats = (read(f"/proc/{pid}/stat").rpartition(")")[2].split() for pid in [self.daemon.pid] + descendants(self.daemon.pid))
+        return sum(int(f) for fields in stats for f in fields[11:15]) / os.sysconf("SC_CLK_TCK")
 
     def stop(self):
         if self.daemon and self.daemon.poll() is None:

@@ -1,6 +1,6 @@
 //! Blobs become unpacked layers. The other direction is `pack`.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::io::{self, Read};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -58,6 +58,8 @@ pub struct Unpacker {
     origins: Origins,
     /// Where a download that nobody announced becomes a step of its own.
     steps: Arc<Mutex<Option<Steps>>>,
+    /// Layers that were found unpacked: a state of fifty layers is asked for with each of its steps.
+    unpacked: Arc<Mutex<HashSet<LayerId>>>,
 }
 
 /// A layer that is unpacked but for the metadata of directories that only layers below it describe.
@@ -71,7 +73,7 @@ struct Pending {
 impl Unpacker {
     /// Into a store.
     pub fn new(store: Store, ownership: Ownership, origins: Origins) -> Self {
-        Self { store, ownership, origins, steps: Arc::default() }
+        Self { store, ownership, origins, steps: Arc::default(), unpacked: Arc::default() }
     }
 
     /// Where it has its blobs from.
@@ -114,9 +116,12 @@ impl Unpacker {
 
     fn missing(&self, layers: &[LayerId]) -> Result<Vec<(usize, Layer)>> {
         let mut missing = Vec::new();
-        for (index, id) in layers.iter().enumerate() {
+        let mut unpacked = self.unpacked.lock().unwrap_or_else(PoisonError::into_inner);
+        for (index, id) in layers.iter().enumerate().filter(|(_, id)| !unpacked.contains(id)).collect::<Vec<_>>() {
             let layer = self.store.layers().get(id)?;
-            if !layer.unpacked {
+            if layer.unpacked {
+                unpacked.insert(*id);
+            } else {
                 missing.push((index, layer));
             }
         }

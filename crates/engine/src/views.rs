@@ -3,7 +3,9 @@
 //! A view is a detached overlay mount: it is attached nowhere, so nothing has to be unmounted, and a killed build
 //! leaves none. Layers that are not unpacked yet are unpacked first, those of one state in parallel.
 
+use std::collections::HashMap;
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
 
 use kiln_rootfs::overlay::{self, OverlaySpec};
 use kiln_rootfs::{Ownership, Root, Stack, whiteout};
@@ -19,6 +21,8 @@ pub struct Views {
     unpacker: Unpacker,
     /// An empty directory, for states without layers.
     empty: PathBuf,
+    /// Whether the roots of layers are opaque; layers do not change.
+    opaque: Mutex<HashMap<LayerId, bool>>,
 }
 
 impl Views {
@@ -28,7 +32,7 @@ impl Views {
         // It is the root of `scratch`, which every user of a container may look into.
         let open = std::os::unix::fs::PermissionsExt::from_mode(0o755);
         std::fs::set_permissions(&empty, open).map_err(|e| crate::error::Error::io("open up", &empty, e))?;
-        Ok(Self { store, ownership, unpacker, empty })
+        Ok(Self { store, ownership, unpacker, empty, opaque: Mutex::default() })
     }
 
     /// An empty directory; not to be written to.
@@ -65,6 +69,12 @@ impl Views {
         Ok(Stack::new(&roots.collect::<Result<Vec<_>, _>>()?))
     }
 
+    /// The uppermost layer of a state that has one: its root is the state's.
+    pub fn top(&self, snapshot: &Snapshot) -> Result<Option<Root>> {
+        let top = self.unpacked(&snapshot.0)?.pop();
+        Ok(top.map(|path| Root::open(&path)).transpose()?.map(|root| root.with_ownership(self.ownership)))
+    }
+
     fn mount(&self, lowers: &[PathBuf], upper: Option<(&Path, &Path)>) -> Result<Root> {
         let lowers: Vec<&Path> = lowers.iter().map(PathBuf::as_path).collect();
         let spec = OverlaySpec { lowers: &lowers, upper, volatile: upper.is_some() };
@@ -73,8 +83,25 @@ impl Views {
 
     fn unpacked(&self, layers: &[LayerId]) -> Result<Vec<PathBuf>> {
         self.unpacker.unpack(layers)?;
-        let paths: Vec<PathBuf> = layers.iter().map(|id| self.store.layers().path(id)).collect();
-        Ok(visible(&paths)?.to_vec())
+        let mut paths = Vec::with_capacity(layers.len());
+        for id in layers.iter().rev() {
+            paths.push(self.store.layers().path(id));
+            if self.is_opaque(id)? {
+                break;
+            }
+        }
+        paths.reverse();
+        Ok(paths)
+    }
+
+    fn is_opaque(&self, id: &LayerId) -> Result<bool> {
+        let mut known = self.opaque.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(opaque) = known.get(id) {
+            return Ok(*opaque);
+        }
+        let opaque = whiteout::is_opaque_root(&Root::open(&self.store.layers().path(id))?)?;
+        known.insert(*id, opaque);
+        Ok(opaque)
     }
 }
 

@@ -125,7 +125,8 @@ impl Images<'_> {
     /// a name if that was its last one.
     pub fn put(&self, name: &Reference, target: &Descriptor) -> Result<Put> {
         let name = name.clone().with_default_tag().to_string();
-        let config = self.prepare(target)?;
+        let known = self.0.inner().db.read(|db| query_one(db, "WHERE name=?1", &name))?;
+        let config = self.prepare(target, known.is_some_and(|known| known.target == *target))?;
         let put = self.change(|tx| {
             let old = query_one(tx, "WHERE name=?1", &name)?;
             let created = old.as_ref().map_or(now_ms(), |o| o.created.seconds() * 1000);
@@ -146,7 +147,7 @@ impl Images<'_> {
 
     /// Keeps an image without a name, unless it has one.
     pub fn put_untagged(&self, target: &Descriptor) -> Result<()> {
-        let config = self.prepare(target)?;
+        let config = self.prepare(target, false)?;
         self.change(|tx| {
             let here = tx.prepare_cached("SELECT 1 FROM images WHERE digest=?1")?.exists([target.digest.bytes()])?;
             if here { Ok(()) } else { insert(tx, None, target, config) }
@@ -280,11 +281,14 @@ impl Images<'_> {
         Ok(ManifestView { descriptor, manifest, config, raw_manifest, raw_config })
     }
 
-    /// Checks and pins a target before a name leads to it, and makes its blobs durable. Returns the config of a single image.
-    fn prepare(&self, target: &Descriptor) -> Result<Option<Digest>> {
+    /// Checks and pins a target before a name leads to it, and makes its blobs durable, which they are if the name led to it
+    /// before. Returns the config of a single image.
+    fn prepare(&self, target: &Descriptor, durable: bool) -> Result<Option<Digest>> {
         self.0.inner().session()?.pin(&[Pin::Image(target.digest)])?;
         let (_, kind) = self.parse(target)?;
-        self.0.content().sync_names()?;
+        if !durable {
+            self.0.content().sync_names()?;
+        }
         match kind {
             ManifestKind::Manifest(manifest) => Ok(Some(manifest.config.digest)),
             ManifestKind::Index(_) => Ok(None),

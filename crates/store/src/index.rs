@@ -37,5 +37,9 @@ pub(crate) fn rewrite(inner: &Inner) -> Result<()> {
     };
     let text = db::to_json(&index, "images")?;
     let target = inner.root.join("content/index.json");
+    // A build that changes nothing does not wait for the disk.
+    if std::fs::read(&target).is_ok_and(|now| now == text.as_bytes()) {
+        return Ok(());
+    }
     fsutil::replace_file(&session.draft(), &target, text.as_bytes()).ctx("write", &target)
 }

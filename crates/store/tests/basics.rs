@@ -126,6 +126,8 @@ fn layers_are_committed_or_leave_nothing() {
     let draft = layers.draft().unwrap();
     fs::create_dir_all(draft.fs().join("a/b")).unwrap();
     drop(draft);
+    // What overlays left goes with the session.
+    drop(env.store.lease().unwrap());
     assert!(names(&env.root().join("tmp")).is_empty());
     let unknown: LayerId = "00000000000000000000000000000000".parse().unwrap();
     assert!(matches!(layers.get(&unknown), Err(Error::LayerMissing(id)) if id == unknown));

@@ -36,7 +36,8 @@ impl Plain {
     /// Writes one line of a step, with its header first if another step was shown last.
     fn line(&mut self, id: StepId, text: &str) {
         let Some(step) = self.steps.get_mut(&id) else { return };
-        let mut out = std::io::stderr().lock();
+        // One write, so that lines of several builds into one log stay whole.
+        let mut out = Vec::new();
         let fresh = step.number.is_none();
         let number = *step.number.get_or_insert_with(|| {
             self.next_number += 1;
@@ -54,6 +55,7 @@ impl Plain {
         if !text.is_empty() {
             let _ = writeln!(out, "#{number} {text}");
         }
+        let _ = std::io::stderr().write_all(&out);
     }
 
     fn log(&mut self, id: StepId, bytes: &[u8]) {

@@ -1,7 +1,7 @@
 //! RUN: a process over a new layer.
 
 use std::ffi::OsString;
-use std::io::Read;
+use std::io::{PipeReader, Read};
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -10,6 +10,7 @@ use kiln_executor::{Exit, Limits, Network, ProcessSpec, Security, Stdio, Termina
 use kiln_graph::{ExecOp, NetworkMode, SecurityMode, Vertex};
 use kiln_rootfs::{Ownership, Root, Target, ids};
 use kiln_store::Snapshot;
+use rustix::event::{PollFd, PollFlags};
 
 use super::mounts::Mounts;
 use crate::build::Job;
@@ -31,10 +32,10 @@ pub fn run(job: &Job, vertex: &Vertex, op: &ExecOp, inputs: &[Value], step: &Ste
     }
     let base = root_input(op, inputs)?;
     let draft = job.engine.store.layers().draft()?;
-    if !base.0.is_empty() {
+    if let Some(top) = job.engine.views.top(&base)? {
         // The layer's own directory stands for `/`: it has the base's owner, mode and time.
         let upper = Root::open(draft.fs())?.with_ownership(job.engine.ownership);
-        Target::over(upper, job.engine.views.stack(&base)?).adopt_root()?;
+        Target::over(upper, top.into()).adopt_root()?;
     }
     let root = job.engine.views.writable(&base, draft.fs(), draft.work())?;
     let mut mounts = Mounts::prepare(job, op, inputs, step)?;
@@ -208,10 +209,10 @@ fn failure(job: &Job, vertex: &Vertex, cause: Cause, output: Vec<String>) -> Err
     }))
 }
 
-/// The process's output: two pipes, each read by a thread that hides secrets and sends what is left as events.
+/// The process's output: two pipes, read by a thread that hides secrets and sends what is left as events.
 struct Output {
     writers: Mutex<Option<(OwnedFd, OwnedFd)>>,
-    readers: Vec<std::thread::JoinHandle<()>>,
+    reader: std::thread::JoinHandle<()>,
     tail: Arc<Mutex<Tail>>,
 }
 
@@ -224,18 +225,16 @@ struct Tail {
 impl Output {
     fn new(job: &Job, step: &Step) -> Result<Self> {
         let tail: Arc<Mutex<Tail>> = Arc::default();
-        let mut writers = Vec::new();
-        let mut readers = Vec::new();
-        for stream in [Stream::Stdout, Stream::Stderr] {
-            let (reader, writer) = std::io::pipe().map_err(|e| Error::io("open", "a pipe", e))?;
-            writers.push(OwnedFd::from(writer));
-            let log = Log { steps: job.steps.clone(), id: step.id(), stream, tail: Arc::clone(&tail) };
-            let redactor = job.redactor.another();
-            readers.push(std::thread::spawn(move || log.pump(reader, redactor)));
-        }
-        let stderr = writers.pop();
-        let stdout = writers.pop();
-        Ok(Self { writers: Mutex::new(stdout.zip(stderr)), readers, tail })
+        let pipe = || std::io::pipe().map_err(|e| Error::io("open", "a pipe", e));
+        let ((stdout, for_stdout), (stderr, for_stderr)) = (pipe()?, pipe()?);
+        let readers = [(Stream::Stdout, stdout), (Stream::Stderr, stderr)].map(|(stream, pipe)| Reader {
+            stream,
+            pipe,
+            redactor: job.redactor.another(),
+        });
+        let log = Log { steps: job.steps.clone(), id: step.id(), tail: Arc::clone(&tail) };
+        let reader = std::thread::spawn(move || log.pump(readers.into()));
+        Ok(Self { writers: Mutex::new(Some((for_stdout.into(), for_stderr.into()))), reader, tail })
     }
 
     fn take_writers(&self) -> (Stdio, Stdio) {
@@ -248,9 +247,7 @@ impl Output {
     /// Waits for the rest of the output; returns its last lines.
     fn finish(self) -> Vec<String> {
         drop(self.take_writers());
-        for reader in self.readers {
-            let _ = reader.join();
-        }
+        let _ = self.reader.join();
         let mut tail = std::mem::take(&mut *self.tail.lock().unwrap_or_else(PoisonError::into_inner));
         if !tail.partial.is_empty() {
             tail.push(b"\n");
@@ -262,30 +259,49 @@ impl Output {
 struct Log {
     steps: crate::steps::Steps,
     id: crate::events::StepId,
-    stream: Stream,
     tail: Arc<Mutex<Tail>>,
 }
 
+/// One stream of the process.
+struct Reader {
+    stream: Stream,
+    pipe: PipeReader,
+    redactor: kiln_secrets::Redactor,
+}
+
 impl Log {
-    fn pump(&self, mut reader: impl Read, mut redactor: kiln_secrets::Redactor) {
-        let mut buffer = vec![0; 64 << 10];
-        loop {
-            match reader.read(&mut buffer) {
-                Ok(0) => break,
-                Ok(n) => self.emit(&redactor.push(&buffer[..n])),
-                Err(e) if e.kind() == std::io::ErrorKind::Interrupted => {}
-                Err(_) => break,
-            }
+    /// Reads both streams to their ends.
+    fn pump(&self, mut readers: Vec<Reader>) {
+        let mut buffer = vec![0; 16 << 10];
+        while !readers.is_empty() {
+            let mut fds: Vec<_> = readers.iter().map(|r| PollFd::new(&r.pipe, PollFlags::IN)).collect();
+            // If it was interrupted nothing is known of any: a read of an idle one would wait.
+            let polled = rustix::event::poll(&mut fds, None);
+            let ready: Vec<bool> = fds.iter().map(|fd| polled.is_ok() && !fd.revents().is_empty()).collect();
+            let mut ready = ready.into_iter();
+            readers.retain_mut(|reader| !ready.next().unwrap_or(false) || self.read(reader, &mut buffer));
         }
-        self.emit(&redactor.finish());
     }
 
-    fn emit(&self, bytes: &[u8]) {
+    /// Reads once from a stream that has something. Returns false at its end.
+    fn read(&self, reader: &mut Reader, buffer: &mut [u8]) -> bool {
+        match reader.pipe.read(buffer) {
+            Ok(n) if n > 0 => self.emit(reader.stream, &reader.redactor.push(&buffer[..n])),
+            Err(e) if e.kind() == std::io::ErrorKind::Interrupted => {}
+            _ => {
+                self.emit(reader.stream, &reader.redactor.finish());
+                return false;
+            }
+        }
+        true
+    }
+
+    fn emit(&self, stream: Stream, bytes: &[u8]) {
         if bytes.is_empty() {
             return;
         }
         self.tail.lock().unwrap_or_else(PoisonError::into_inner).push(bytes);
-        self.steps.sink().event(crate::events::Event::Log { id: self.id, stream: self.stream, bytes: bytes.into() });
+        self.steps.sink().event(crate::events::Event::Log { id: self.id, stream, bytes: bytes.into() });
     }
 }
 

@@ -60,7 +60,10 @@ impl LayerDraft {
 
     /// Removes what does not belong to the layer, and summarises the rest if that is quick.
     pub(super) fn seal(&mut self) -> Result<Option<Measured>> {
-        fsutil::remove_path(&self.work).ctx("remove", &self.work)?;
+        if fs::remove_dir(&self.work).is_err() {
+            // An overlay was mounted with it.
+            self.session.discard(&self.work)?;
+        }
         fsutil::measure(&self.fs, MEASURE_AT_ONCE).ctx("read", &self.fs)
     }
 
