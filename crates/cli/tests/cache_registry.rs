@@ -3,7 +3,10 @@
 
 mod support;
 
-use kiln_registry::testing::{DockerRegistry, Fault, FaultProxy, RegistryOptions};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+
+use kiln_registry::testing::{DockerRegistry, Fault, FaultProxy, RegistryOptions, Server};
 use support::*;
 
 const APP: &str = "FROM base AS builder\nCOPY deps /deps\nRUN cat /deps > /installed\n\
@@ -106,6 +109,26 @@ fn a_cache_of_its_own_uploads_what_is_missing() {
     let from = format!("type=registry,ref={}/cache:1", proxy.host());
     assert_eq!(s.build(&["--cache-from", &from]).ok().executed(), [""; 0]);
     assert_eq!(text(s.export(&[]).join("app")), "changed express");
+}
+
+#[test]
+fn layers_are_uploaded_while_later_steps_run() {
+    let Some((s, registry)) = app() else { return };
+    let proxy = Arc::new(FaultProxy::start(&registry.host()));
+    let (seen, asked) = (Arc::new(AtomicBool::new(false)), AtomicU32::new(0));
+    let (watched, noted) = (Arc::clone(&proxy), Arc::clone(&seen));
+    // The last step runs until a layer of an earlier one is in the registry, or for a minute.
+    let server = Server::start(move |exchange| {
+        let uploaded = watched.lines().iter().any(|l| l.starts_with("PUT") && l.contains("/blobs/"));
+        noted.store(uploaded, Ordering::Relaxed);
+        let is_over = uploaded || asked.fetch_add(1, Ordering::Relaxed) > 1200;
+        exchange.respond(if is_over { 200 } else { 404 }, &[], b"")
+    });
+    let wait = format!("until wget -q -O /dev/null {}/; do usleep 50000; done", server.url());
+    s.file("Dockerfile", format!("{BASE}RUN {wait}\n"));
+    let to = format!("type=registry,ref={}/cache:1,mode=max", proxy.host());
+    s.build(&["--cache-to", &to, "-o", "type=cacheonly"]).ok();
+    assert!(seen.load(Ordering::Relaxed), "{:#?}", proxy.lines());
 }
 
 #[test]

@@ -16,6 +16,7 @@ use crate::progress::human_size;
 
 /// List images
 ///
+/// SIZE is that of the files, as docker counts; of layers that were not unpacked yet, that of the stored layers.
 /// Fields for --format: .ID .Repository .Tag .Digest .CreatedSince .CreatedAt .Size
 ///
 /// Examples:
