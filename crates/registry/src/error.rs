@@ -318,7 +318,10 @@ fn tls_hint(host: &str, reason: &str) -> String {
              if this system has no CA certificates, install the package ca-certificates"
         )
     } else {
-        format!("if {host} is a registry without proper TLS, mark it as insecure in kiln's configuration")
+        format!(
+            "if {host} is a registry without proper TLS, use --tls-verify=false, or write into kiln.toml: \
+             [registries.\"{host}\"] insecure = true"
+        )
     }
 }
 

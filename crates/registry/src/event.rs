@@ -41,9 +41,7 @@ pub enum Event {
     },
     /// A credential source can't be used; we go on without it (warning).
     CredentialSource {
-        /// File or helper.
-        origin: String,
-        /// Why.
+        /// Which file or helper, and why.
         reason: String,
     },
     /// A configuration file of another program can't be used; we go on without it (warning).
@@ -83,7 +81,7 @@ impl std::fmt::Display for Event {
             Self::CredentialRejected { registry, origin, reason } => {
                 write!(f, "{registry} rejected the credentials from {origin} ({reason}): going on without")
             }
-            Self::CredentialSource { origin, reason } => write!(f, "credentials: {origin}: {reason}"),
+            Self::CredentialSource { reason } => write!(f, "{reason}; going on without its credentials"),
             Self::ConfigIgnored { path, reason } => write!(f, "{} is ignored: {reason}", path.display()),
             Self::MirrorFailed { mirror, registry, reason } => {
                 write!(f, "mirror {mirror} of {registry} failed: {reason}")

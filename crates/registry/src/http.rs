@@ -196,7 +196,11 @@ impl Transport {
                 agent.run(builder.body(SendBody::from_reader(reader)).map_err(bad_request)?)
             }
         };
-        let response = result.map_err(|e| ureq_error(&host, e))?;
+        let response = result.map_err(|e| {
+            // a refused connection or an unknown name is the proxy's then
+            let by = self.proxies.shown(&url).map(|p| format!(" through the proxy {p}")).unwrap_or_default();
+            ureq_error(&format!("{host}{by}"), e)
+        })?;
         let (parts, body) = response.into_parts();
         Ok(Response { status: parts.status.as_u16(), headers: parts.headers, url, body })
     }
@@ -276,7 +280,7 @@ impl Transport {
 fn parse_proxy(url: &Secret) -> Result<ureq::Proxy, Error> {
     ureq::Proxy::new(url.expose()).map_err(|_| Error::Connection {
         host: Url::parse(url.expose()).map_or_else(|| "the proxy".to_owned(), |u| u.host_port()),
-        reason: "the proxy setting is not a proxy URL that kiln supports (http:// or https://)".into(),
+        reason: "the proxy setting is not a proxy URL that kiln supports (http://, https:// or socks5://)".into(),
         fault: ConnectionFault::NoSuchHost,
     })
 }

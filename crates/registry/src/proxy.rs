@@ -39,6 +39,13 @@ impl ProxyConfig {
         let direct = url.is_loopback() || self.exceptions.iter().any(|e| e.covers(url));
         (!direct).then_some(proxy)
     }
+
+    /// `host:port` of the proxy for a URL, for messages.
+    pub(crate) fn shown(&self, url: &Url) -> Option<String> {
+        let rest = self.select(url)?.expose().split_once("://")?.1;
+        let authority = rest.split(['/', '?', '#']).next()?;
+        Some(authority.rsplit_once('@').map_or(authority, |(_, host)| host).to_owned())
+    }
 }
 
 fn normalise(value: &str) -> Secret {
@@ -113,6 +120,8 @@ mod tests {
             assert!(proxied(yes), "{yes}");
         }
         assert!(!format!("{config:?}").contains("pw"));
+        let shown = config.shown(&Url::parse("https://b.example/").unwrap());
+        assert_eq!(shown.as_deref(), Some("p.example:3128"));
         assert!(ProxyConfig::new(None, Some(""), None).select(&Url::parse("https://x/").unwrap()).is_none());
     }
 }

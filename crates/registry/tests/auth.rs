@@ -75,7 +75,7 @@ fn login_verifies_and_stores() {
 }
 
 struct Tokens {
-    _registry: DockerRegistry,
+    registry: DockerRegistry,
     server: TokenServer,
     proxy: FaultProxy,
     events: Events,
@@ -94,7 +94,7 @@ impl Tokens {
         let strict = Grant { strict: true, ..me.clone() };
         let server = TokenServer::start(&[("me", me), ("reader", reader), ("strict", strict)]);
         let proxy = FaultProxy::gated(&registry.host(), &server);
-        Some(Self { _registry: registry, server, proxy, events: Events::default() })
+        Some(Self { registry, server, proxy, events: Events::default() })
     }
 
     fn client(&self, user: &str, password: &str) -> Client {
@@ -274,4 +274,19 @@ fn credentials_do_not_follow_a_realm_without_tls() {
     let client = client_with(given(&host, "me", "pw"), &Events::default());
     let e = client.resolve(&image(&host, "a")).unwrap_err();
     assert!(e.to_string().contains("not https"), "{e}");
+}
+
+/// As some registries offer both: the token is what gives access, and the password goes to the token server only.
+#[test]
+fn a_choice_of_basic_and_bearer_is_answered_with_a_token() {
+    let Some(t) = Tokens::new() else { return };
+    push_image(&t.client("me", "pw"), &t.image("public/app:1"), &bytes(1, 1000));
+    let both = format!("Basic realm=\"x, y\", Bearer realm=\"{}\",service=\"test registry\"", t.server.realm());
+    let proxy = FaultProxy::start(&t.registry.host());
+    let client = client_with(given(&proxy.host(), "me", "pw"), &t.events);
+    client.ping(&proxy.host()).unwrap();
+    proxy.fault("GET", "/manifests/", 1, Fault::answer(401, &[("www-authenticate", &both)], b"{}"));
+    client.resolve(&image(&proxy.host(), "public/app:1")).unwrap();
+    let sent: Vec<_> = proxy.requests().iter().filter_map(|r| r.header("authorization").map(str::to_owned)).collect();
+    assert!(!sent.is_empty() && sent.iter().all(|a| a.starts_with("Bearer ")), "{sent:?}");
 }

@@ -52,6 +52,9 @@ pub fn run(args: &PullArgs, environment: &Environment) -> Result<ExitCode, CliEr
         engine.registry.allow_insecure(name.registry());
     }
     if !args.all_tags {
+        if !args.quiet && name.tag().is_none() && name.digest().is_none() {
+            eprintln!("Using default tag: latest");
+        }
         let name = name.with_default_tag();
         let pulled = pull(&engine, &name, args, environment)?;
         show(&name, &pulled, args.quiet);

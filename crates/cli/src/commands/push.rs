@@ -57,6 +57,9 @@ pub fn run(args: &PushArgs, environment: &Environment) -> Result<ExitCode, CliEr
         engine.registry.allow_insecure(name.registry());
     }
     if !args.quiet {
+        if !args.all_tags && name.tag().is_none() {
+            eprintln!("Using default tag: latest");
+        }
         eprintln!("The push refers to repository [{}]", name.name());
     }
     for (name, target) in &images {

@@ -64,3 +64,19 @@ fn an_error_in_kilns_own_file_is_an_error_once_a_registry_is_needed() {
     world.sandbox.build(&[]).ok();
     world.elsewhere(&["pull", &world.name("app:1")]).fails(1).says(&["kiln.toml", "mirors"]);
 }
+
+#[test]
+fn a_proxy_that_fails_is_named() {
+    let mut sandbox = Sandbox::bare("");
+    let pull = ["pull", "-q", "images.invalid/app"];
+    for (url, says) in [
+        ("http://me:pass-word@127.0.0.1:1", "images.invalid through the proxy 127.0.0.1:1 failed: connection refused"),
+        ("socks5://127.0.0.1:1", "images.invalid through the proxy 127.0.0.1:1 failed"),
+        ("ftp://127.0.0.1:1", "not a proxy URL that kiln supports"),
+    ] {
+        sandbox.env("ALL_PROXY", url);
+        sandbox.kiln(&pull).fails(1).says(&[says]).hides("pass-word");
+    }
+    sandbox.env("NO_PROXY", ".invalid");
+    sandbox.kiln(&pull).fails(1).says(&["there is no host of this name"]).hides("proxy");
+}

@@ -2,6 +2,7 @@
 //! half-written has a name.
 
 use std::io::Write;
+use std::process::{Command, Stdio};
 
 use kiln_oci::{Descriptor, Digest, Reference, media};
 use kiln_registry::testing::Fault;
@@ -131,6 +132,34 @@ fn an_archive_that_claims_more_than_the_disk_is_not_unpacked() {
     push_layer(&name, &bomb());
     world.elsewhere(&["pull", &name]).fails(1).says(&["size of the files in the archive"]);
     world.nothing_has_a_name();
+}
+
+/// Some kilobytes that become gigabytes, after the archive's end where no file's size tells of them.
+#[test]
+fn a_bomb_is_stopped_in_bounded_memory() {
+    let Some(world) = World::new() else { return };
+    let zeros = gzip(&vec![0; 32 << 20]);
+    let bomb: Vec<u8> = gzip(&[0; 1024]).into_iter().chain(zeros.repeat(100)).collect();
+    assert!(bomb.len() < 5 << 20);
+    let name = world.name("bomb:2");
+    push_layer(&name, &bomb);
+    let pull = world.sandbox.command(["--root", "other-store", "pull", &name]);
+    let mut limited = Command::new("sh");
+    limited.args(["-c", "ulimit -v 1000000; exec \"$0\" \"$@\""]).arg(pull.get_program()).args(pull.get_args());
+    limited.env_clear().envs(pull.get_envs().filter_map(|(name, value)| Some((name, value?))));
+    limited.current_dir(world.sandbox.path(""));
+    let failed: super::Run = limited.output().expect("it starts").into();
+    failed.fails(1).says(&["bytes after the end of the archive"]);
+    world.nothing_has_a_name();
+}
+
+fn gzip(bytes: &[u8]) -> Vec<u8> {
+    let mut gzip = Command::new("gzip").arg("-9c").stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("gzip");
+    let mut input = gzip.stdin.take().expect("a pipe");
+    std::thread::scope(|scope| {
+        scope.spawn(move || input.write_all(bytes).expect("it reads"));
+        gzip.wait_with_output().expect("it ends").stdout
+    })
 }
 
 #[test]

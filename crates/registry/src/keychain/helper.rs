@@ -1,6 +1,6 @@
 //! The credential helper protocol: `docker-credential-NAME get|store|erase`, the server on standard input.
 
-use std::io::{Read, Write};
+use std::io::{ErrorKind, Read, Write};
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::sync::mpsc;
@@ -100,7 +100,10 @@ fn run(dirs: &[PathBuf], helper: &str, action: &str, input: &[u8]) -> Result<Vec
         .stdout(Stdio::piped())
         .stderr(Stdio::null())
         .spawn()
-        .map_err(|e| Failure::Other(format!("can't be started: {e}")))?;
+        .map_err(|e| match e.kind() {
+            ErrorKind::NotFound => Failure::Other("it is not installed (not in PATH)".into()),
+            _ => Failure::Other(format!("it can't be started: {e}")),
+        })?;
     if let Some(mut stdin) = child.stdin.take() {
         // a helper that does not read its input is still asked for its answer
         let _ = stdin.write_all(input).and_then(|()| stdin.write_all(b"\n"));

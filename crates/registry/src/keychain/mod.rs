@@ -107,7 +107,7 @@ impl Keychain {
                 Ok(Some(file)) => file,
                 Ok(None) => continue,
                 Err(e) => {
-                    events(Event::CredentialSource { origin: path.display().to_string(), reason: e.to_string() });
+                    events(Event::CredentialSource { reason: e.to_string() });
                     continue;
                 }
             };
@@ -142,8 +142,7 @@ impl Keychain {
             return answer.clone();
         }
         let answer = helper::get(&self.helper_dirs, helper, server).unwrap_or_else(|e| {
-            let origin = format!("docker-credential-{helper}");
-            events(Event::CredentialSource { origin, reason: e.to_string() });
+            events(Event::CredentialSource { reason: e.to_string() });
             None
         });
         answers.insert(key, answer.clone());

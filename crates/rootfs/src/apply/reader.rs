@@ -18,6 +18,8 @@ use crate::stat::Time;
 
 /// Longest extended header or GNU long name, as in Go.
 const MAX_EXTENDED: u64 = 1 << 20;
+/// More than the block size that any program pads archives to.
+const MAX_PADDING: u64 = 64 << 20;
 const BUFFER: usize = 256 * 1024;
 
 /// What an entry is.
@@ -147,11 +149,16 @@ impl<R: Read> TarReader<R> {
         Ok(&self.buffer[from..from + count])
     }
 
-    /// Reads what follows the archive to the end, so that checksums of an outer stream are checked.
+    /// Reads what follows the archive to the end, so that checksums of an outer stream are checked. It may be padding, but
+    /// not the terabytes that a few compressed bytes can become.
     pub fn drain(&mut self) -> Result<()> {
+        let begin = self.offset;
         loop {
             self.offset += (self.end - self.start) as u64;
             self.start = self.end;
+            if self.offset - begin > MAX_PADDING {
+                return Err(RootfsError::Limit { what: "bytes after the end of the archive", limit: MAX_PADDING });
+            }
             if !self.fill()? {
                 return Ok(());
             }
