@@ -30,12 +30,13 @@ fn render(source: &Source, diagnostic: &Diagnostic) -> String {
     if text.len() != source.bytes().len() || text.len() > 1 << 20 {
         return diagnostic.one_line(source);
     }
+    let text = without_credentials(&text);
     let clamp =
         |span: kiln_engine::dockerfile::Span| boundary(&text, span.start)..boundary(&text, span.end.max(span.start));
     let level = if diagnostic.is_error() { Level::ERROR } else { Level::WARNING };
     let main = AnnotationKind::Primary.span(clamp(diagnostic.span)).label(diagnostic.label.as_str());
     let others = diagnostic.labels.iter().map(|l| AnnotationKind::Context.span(clamp(l.span)).label(l.text.as_str()));
-    let snippet = Snippet::source(text.as_ref()).path(source.name()).annotation(main).annotations(others);
+    let snippet = Snippet::source(text.as_str()).path(source.name()).annotation(main).annotations(others);
     let title = match diagnostic.rule {
         Some(rule) => format!("{}: {}", rule.name(), diagnostic.message),
         None => diagnostic.message.clone(),
@@ -48,6 +49,21 @@ fn render(source: &Source, diagnostic: &Diagnostic) -> String {
         group = group.element(Level::NOTE.message(url));
     }
     renderer().render(&[group])
+}
+
+/// User names and passwords of URLs as stars, as many as there were bytes, so that places stay what they are.
+fn without_credentials(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    let mut rest = text;
+    while let Some(at) = rest.find("://") {
+        let (before, after) = rest.split_at(at + 3);
+        let end = after.find(|c: char| c.is_whitespace() || "/?#\"'".contains(c)).unwrap_or(after.len());
+        let hidden = after[..end].rfind('@').unwrap_or(0);
+        out.push_str(before);
+        out.extend(std::iter::repeat_n('*', hidden));
+        rest = &after[hidden..];
+    }
+    out + rest
 }
 
 fn boundary(text: &str, mut at: usize) -> usize {
@@ -65,7 +81,25 @@ pub fn lines(source: &Source, location: &Location) {
     eprintln!("--------------------");
     for line in first.saturating_sub(2).max(1)..=(last + 2).min(source.line_count()) {
         let mark = if (first..=last).contains(&line) { ">>>" } else { "   " };
-        eprintln!("{line:4} | {mark} {}", source.line_text(line));
+        eprintln!("{line:4} | {mark} {}", without_credentials(source.line_text(line).as_ref()));
     }
     eprintln!("--------------------");
+}
+
+#[cfg(test)]
+mod tests {
+    use super::without_credentials;
+
+    #[test]
+    fn credentials_of_urls_are_stars() {
+        for (text, shown) in [
+            ("ADD https://u:pass@h/x /y", "ADD https://******@h/x /y"),
+            ("ADD [\"http://tok@h\", \"/a@b\"]", "ADD [\"http://***@h\", \"/a@b\"]"),
+            ("RUN curl https://h/x@y; echo a@b", "RUN curl https://h/x@y; echo a@b"),
+            ("FROM a://b@c://d@e", "FROM a://*@c://*@e"),
+        ] {
+            assert_eq!(without_credentials(text), shown);
+            assert_eq!(text.len(), shown.len());
+        }
+    }
 }

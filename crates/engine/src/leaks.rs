@@ -3,6 +3,7 @@
 //! Every byte of a layer passes a [`LayerSearch`] while the layer is written, and every config, manifest and annotation is
 //! searched as a whole. What is found names the layer's step, the path in the image and the form.
 
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use kiln_oci::{Hasher, ImageConfig};
@@ -162,15 +163,29 @@ impl LeakSearch {
         for (name, value) in &config.config.labels {
             inner.value(&format!("the image's labels ({name})"), format!("{name}={value}").as_bytes());
         }
-        for (index, entry) in config.history.iter().enumerate() {
-            let text = entry.created_by.as_deref().unwrap_or_default();
-            inner.value(&format!("the image's history (entry {})", index + 1), text.as_bytes());
-        }
+        self.history(config, &inner);
         let known = inner.finish();
         if known.is_empty() {
             self.value("the image config", bytes);
         }
         known.into_iter().for_each(|leak| self.push(leak));
+    }
+
+    /// A build arg is in all entries that come after it: one finding tells of all of them.
+    fn history(&self, config: &ImageConfig, into: &Self) {
+        let mut entries: BTreeMap<HitKind, Vec<String>> = BTreeMap::new();
+        for (entry, number) in config.history.iter().zip(1..) {
+            let one = self.fresh();
+            one.value("", entry.created_by.as_deref().unwrap_or_default().as_bytes());
+            for leak in one.finish() {
+                entries.entry(leak.kind).or_default().push(number.to_string());
+            }
+        }
+        for (kind, numbers) in entries {
+            let word = if numbers.len() == 1 { "entry" } else { "entries" };
+            let place = format!("the image's history ({word} {})", numbers.join(", "));
+            into.push(Leak { kind, place, path: None });
+        }
     }
 
     /// Searches a manifest, an annotation, a name.
