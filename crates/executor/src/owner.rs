@@ -252,6 +252,10 @@ mod tests {
         assert_eq!(call(42, 43), Answer::Recorded);
         assert_eq!(record(), Some((42, 43)));
         assert_eq!(rustix::fs::stat(&file).unwrap().st_mode & 0o7777, 0o755);
+        rustix::fs::chmod(&file, Mode::from_raw_mode(0o640)).unwrap();
+        let seen = kiln_rootfs::Root::open(dir.path()).unwrap().with_ownership(kiln_rootfs::Ownership::Recorded);
+        let seen = seen.try_stat(Path::new("f"), false).unwrap().unwrap();
+        assert_eq!((seen.uid, seen.gid, seen.mode), (42, 43, 0o640), "a later chmod counts");
         assert_eq!(call(u64::from(KEEP), 7), Answer::Recorded);
         assert_eq!(record(), Some((42, 7)));
         assert_eq!(call(0, 0), Answer::Recorded);

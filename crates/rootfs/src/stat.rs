@@ -185,15 +185,18 @@ impl Stat {
         }
     }
 
-    /// Overrides owner and mode. A regular file may stand for a device, fifo or socket; a directory stays one.
-    pub fn apply(&mut self, recorded: &Recorded) {
+    /// Overrides the owner. A regular file may stand for a device, fifo or socket; a directory stays one. The mode of what
+    /// stands for itself is the inode's: a `chmod` after the `chown` changed only that.
+    fn apply(&mut self, recorded: &Recorded) {
         self.uid = recorded.uid;
         self.gid = recorded.gid;
-        self.mode = recorded.mode & 0o7777;
         if recorded.mode & !0o7777 == 0 || self.kind != FileKind::File {
             return;
         }
         let kind = FileKind::from_mode(recorded.mode);
+        if kind != FileKind::File {
+            self.mode = recorded.mode & 0o7777;
+        }
         match kind {
             FileKind::CharDevice | FileKind::BlockDevice => {
                 if let Some(rdev) = recorded.rdev {

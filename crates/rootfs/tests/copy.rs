@@ -540,6 +540,10 @@ fn owners_are_recorded_where_they_cannot_be_set() {
         return;
     }
     mark("d/sub", "33:33:40750").unwrap();
+    // The mode is set as well: the record's is only that of the time of the chown.
+    for (path, mode) in [("d/f", 0o640), ("d/sub", 0o750)] {
+        rustix::fs::chmod(c.src().join(path), mode.into()).unwrap();
+    }
     let source = Stack::from(recorded(&c.src()));
     assert_eq!(source.stat(Path::new("d/f"), false).unwrap().map(|s| (s.uid, s.gid, s.mode)), Some((0, 33, 0o640)));
     let target = Target::scratch(recorded(&c.up()));
