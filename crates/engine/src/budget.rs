@@ -140,7 +140,6 @@ fn keep(store: &Store, policy: &PrunePolicy, budget: Budget) {
         return;
     }
     if !store.is_within(policy).unwrap_or(true) {
-        let r = store.gc(policy);
-        eprintln!("DEBUG {r:?}");
+        let _ = store.gc(policy);
     }
 }

@@ -15,6 +15,7 @@ use kiln_oci::Digest;
 use rusqlite::params;
 use rustix::fs::FlockOperation;
 
+use crate::cache;
 use crate::candidate::{self, Candidate, ImageItem, keep_bytes};
 use crate::error::{Context, Result};
 use crate::fsutil::{self, Removed, now_ms};
@@ -25,7 +26,7 @@ use crate::mark::Marks;
 use crate::session::{self, Pin, Session};
 use crate::sources::{self, SourceItem};
 use crate::store::Store;
-use crate::{cache, usage};
+use crate::usage::{self, CacheEntry};
 
 /// What may be evicted, and down to what.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -475,9 +476,11 @@ impl<'a> Collector<'a> {
         let evicted = self.batch(|this, pins| {
             this.store.inner().db.write(|tx| {
                 let mut evicted = Vec::new();
-                // A record is in use as long as one of its layers is, or was used since it was chosen.
-                for entry in records.into_iter().filter(|e| !e.layers.iter().any(|id| pins.contains(&Pin::Layer(*id))))
-                {
+                // Records of different builds share the layers of a base, so one such layer in use says nothing of the others;
+                // with all of them in use, nothing is freed. A record that was used since it was chosen stays, too.
+                let is_used =
+                    |e: &CacheEntry| !e.layers.is_empty() && e.layers.iter().all(|id| pins.contains(&Pin::Layer(*id)));
+                for entry in records.into_iter().filter(|e| !is_used(e)) {
                     let sql = "SELECT 1 FROM records WHERE id=?1 AND used=?2";
                     if tx.prepare_cached(sql)?.exists(params![entry.id, entry.used_ms])? {
                         cache::remove_record(tx, entry.id)?;

@@ -72,7 +72,7 @@ pub struct CacheEntry {
     pub own_bytes: u64,
     /// Whether an image needs all of its layers anyway.
     pub in_image: bool,
-    /// Whether a live process uses it.
+    /// Whether a live process uses all of its layers.
     pub in_use: bool,
     pub(crate) used_ms: i64,
 }
@@ -302,7 +302,6 @@ pub(crate) fn cache_entries(store: &Store, marks: &Marks) -> Result<Vec<CacheEnt
             let (Some(layer), Some(entry)) = (row.get::<_, Option<Vec<u8>>>(5)?, entries.last_mut()) else { continue };
             let layer = LayerId::from_column(&layer)?;
             entry.layers.push(layer);
-            entry.in_use |= pins.contains(&Pin::Layer(layer));
             if !marks.layers.contains(&layer) {
                 entry.in_image = false;
                 let bytes = row.get::<_, Option<i64>>(6)?.unwrap_or(0) as u64;
@@ -313,6 +312,7 @@ pub(crate) fn cache_entries(store: &Store, marks: &Marks) -> Result<Vec<CacheEnt
         let mut by_age: Vec<&mut CacheEntry> = entries.iter_mut().collect();
         by_age.sort_by_key(|e| e.id);
         for entry in by_age {
+            entry.in_use = !entry.layers.is_empty() && entry.layers.iter().all(|l| pins.contains(&Pin::Layer(*l)));
             entry.own_bytes = entry.layers.iter().filter_map(|l| sizes.remove(l)).sum();
         }
         Ok(entries)
