@@ -106,15 +106,22 @@ class Sleeping(Workload):
 
 class Context(Workload):
     name = "context"
-    rows = [
-        "50,000 files, 200 MB: first COPY",
-        "the same: first build of an image",
-        "the same: nothing changed",
-    ]
+
+    @property
+    def rows(self):
+        return [
+            f"{self.count:,} files, {self.count * 4 // 1000} MB: first COPY",
+            "the same: first build of an image",
+            "the same: nothing changed",
+        ]
+
+    def __init__(self, work, quick):
+        super().__init__(work, quick)
+        self.count = 5_000 if quick else 50_000
 
     def setup(self):
         self.context = self.dir / "context"
-        files(self.context / "tree", 5_000 if self.quick else 50_000, 4_000)
+        files(self.context / "tree", self.count, 4_000)
         (self.context / "Dockerfile").write_text("FROM scratch\nCOPY tree /tree\n")
 
     def reference(self):
