@@ -161,7 +161,7 @@ fn heredocs_are_scripts_and_files() {
 fn users_working_directories_and_shells() {
     let dockerfile = with_base(
         "RUN adduser -D -u 1234 app 2>/dev/null || { mkdir -p /etc; echo app:x:1234:1234::/home/app:/bin/sh > /etc/passwd; echo app:x:1234: > /etc/group; }\n\
-         RUN mkdir -m 1777 -p /tmp\nWORKDIR /a\nWORKDIR b\nRUN pwd > /pwd\nUSER app\nRUN id -u > /tmp/uid; echo $HOME > /tmp/home\n\
+         RUN mkdir -m 1777 -p /tmp\nWORKDIR /a\nWORKDIR b\nRUN pwd > /pwd\nUSER app\nRUN id -u > /tmp/uid; grep Groups: /proc/self/status > /tmp/groups\nENV HOME=\nRUN echo $HOME > /tmp/home\n\
          USER 77:88\nRUN id -u > /tmp/uid2 && id -g > /tmp/gid2\nUSER 0\nCOPY --chown=app:app busybox /owned\nRUN stat -c %u:%g /owned > /owner\n\
          SHELL [\"/bin/sh\", \"-e\", \"-c\"]\nRUN false || echo went on > /sh; echo $0 >> /sh\nRUN [\"/bin/echo\", \"$HOME\"]\n",
     );
@@ -170,6 +170,8 @@ fn users_working_directories_and_shells() {
     let line = |p: &str| text(out.join(p)).trim().to_owned();
     assert_eq!(line("pwd"), "/a/b");
     assert_eq!(line("tmp/uid"), "1234");
+    assert_eq!(line("tmp/groups").split_whitespace().last(), Some("1234"), "the own group is among the groups");
+    assert_eq!(line("tmp/home"), "/home/app", "an empty HOME is none");
     assert_eq!((line("tmp/uid2"), line("tmp/gid2")), ("77".into(), "88".into()));
     assert_eq!(line("owner"), "1234:1234");
     assert!(text(out.join("sh")).starts_with("went on"));

@@ -145,7 +145,7 @@ fn process(
     let mut spec = ProcessSpec::new(crate::build::owned_fd(root)?, args);
     spec.env = environment(request, config, &user.home).into_iter().map(Into::into).collect();
     spec.cwd = cwd;
-    spec.user = User { uid: user.uid, gid: user.gid, groups: user.extra_gids };
+    spec.user = User { uid: user.uid, gid: user.gid, groups: user.groups };
     spec.hostname = request.hostname.clone().unwrap_or_else(|| "kiln".to_owned());
     spec.hosts =
         format!("127.0.0.1\tlocalhost {0}\n::1\tlocalhost ip6-localhost ip6-loopback\n", spec.hostname).into_bytes();
@@ -193,6 +193,8 @@ fn environment(request: &RunRequest, config: &ContainerConfig, home: &str) -> Ve
     if !has(&env, "PATH") {
         env.push("PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin".to_owned());
     }
+    // As runc: an empty HOME is none.
+    env.retain(|e| e != "HOME=");
     if !has(&env, "HOME") {
         env.push(format!("HOME={home}"));
     }

@@ -89,7 +89,8 @@ pub fn platform_args(request: &LowerRequest, target: &Platform) -> BTreeMap<Stri
         args.insert(format!("{prefix}ARCH"), platform.architecture.clone());
         args.insert(format!("{prefix}VARIANT"), variant);
     }
-    let stage = request.target.as_deref().filter(|t| !t.is_empty()).unwrap_or("default");
+    let last = request.dockerfile.stages.last().and_then(|s| s.name.as_ref()).map(|n| n.value.as_str());
+    let stage = request.target.as_deref().filter(|t| !t.is_empty()).or(last).unwrap_or("default");
     args.insert("TARGETSTAGE".to_owned(), stage.to_owned());
     for (name, value) in &mut args {
         if let Some(given) = request.build_args.get(name) {

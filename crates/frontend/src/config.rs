@@ -196,10 +196,13 @@ impl StageLowering<'_, '_, '_> {
     }
 
     pub fn workdir(&mut self, step: &Step, written: &Spanned<String>) -> Result {
-        let dir = join(self.state.dir(), &self.expand(step, written)?);
-        self.state.config.config.working_dir.clone_from(&dir);
+        let given = self.expand(step, written)?;
+        let dir = join(&self.state.dir(), &given);
+        // BuildKit tidies relative paths only: `WORKDIR /app/` is `/app/` in the image.
+        let shown = if given.starts_with('/') { given } else { dir.clone() };
+        self.state.config.config.working_dir.clone_from(&shown);
         if dir == "/" {
-            self.state.commit(format!("WORKDIR {dir}"), false);
+            self.state.commit(format!("WORKDIR {shown}"), false);
             return Ok(());
         }
         let (input, inputs) = match self.state.root {
@@ -219,7 +222,7 @@ impl StageLowering<'_, '_, '_> {
         let name = self.next_name(step, &title);
         let meta = self.meta(step, name);
         self.state.root = Some(self.vertex(Op::File(FileOp { actions: vec![action] }), inputs, None, meta)?);
-        self.state.commit(format!("WORKDIR {dir}"), true);
+        self.state.commit(format!("WORKDIR {shown}"), true);
         Ok(())
     }
 }

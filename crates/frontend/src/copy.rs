@@ -154,7 +154,7 @@ impl StageLowering<'_, '_, '_> {
 
     /// A path of the image; what means "a directory" ends with a slash.
     fn dest_path(&self, dest: &str) -> String {
-        let mut path = join(self.state.dir(), dest);
+        let mut path = join(&self.state.dir(), dest);
         let directory = matches!(dest, "" | ".") || dest.ends_with('/') || dest.ends_with("/.");
         if directory && !path.ends_with('/') {
             path.push('/');

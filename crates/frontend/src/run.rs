@@ -61,7 +61,7 @@ impl StageLowering<'_, '_, '_> {
         ExecOp {
             args,
             env,
-            cwd: self.state.dir().to_owned(),
+            cwd: self.state.dir(),
             user: self.state.config.config.user.clone(),
             hostname: request.hostname.clone().or_else(|| hostname.cloned()),
             mounts: mounts.mounts,
@@ -197,7 +197,7 @@ impl StageLowering<'_, '_, '_> {
             let error = LowerError::at(span, "a mount needs a target");
             return Err(error.with_help(Some("add target=<path>".to_owned())));
         }
-        match join(self.state.dir(), target).as_str() {
+        match join(&self.state.dir(), target).as_str() {
             "/" => Err(LowerError::at(span, "invalid mount target \"/\"")),
             dest => Ok(dest.to_owned()),
         }

@@ -116,11 +116,8 @@ impl StageState {
     }
 
     /// The working directory.
-    pub fn dir(&self) -> &str {
-        match self.config.config.working_dir.as_str() {
-            "" => "/",
-            dir => dir,
-        }
+    pub fn dir(&self) -> String {
+        join("/", &self.config.config.working_dir)
     }
 
     /// `command` behind the stage's shell.

@@ -28,7 +28,7 @@ fn every_instruction_as_buildkit_writes_it() {
             serde_json::json!({"Cmd": ["/bin/sh", "-c", "echo \"hi\""], "ArgsEscaped": true}),
         ),
         ("CMD [\"a\",\"b c\"]", &["- CMD [\"a\" \"b c\"]"], serde_json::json!({"Cmd": ["a", "b c"]})),
-        ("CMD []", &["- CMD []"], serde_json::json!({"Cmd": []})),
+        ("CMD []", &["- CMD []"], serde_json::json!({"Cmd": null})),
         ("ENTRYPOINT [\"/x\"]", &["- ENTRYPOINT [\"/x\"]"], serde_json::json!({"Entrypoint": ["/x"], "Cmd": null})),
         (
             "CMD [\"own\"]\nENTRYPOINT [\"/x\"]",
@@ -70,6 +70,7 @@ fn every_instruction_as_buildkit_writes_it() {
             serde_json::json!({"WorkingDir": "/app/x"}),
         ),
         ("WORKDIR /", &["- WORKDIR /"], serde_json::json!({"WorkingDir": "/"})),
+        ("WORKDIR /app/./", &["WORKDIR /app/./"], serde_json::json!({"WorkingDir": "/app/./"})),
         ("ONBUILD RUN x", &[], serde_json::json!({"OnBuild": ["RUN x"]})),
         ("ARG A=1 B\nARG C", &["- ARG A=1 B", "- ARG C"], serde_json::json!({"Env": ["PATH=/bin"]})),
         ("RUN make", &["RUN /bin/sh -c make # buildkit"], serde_json::json!({})),
@@ -196,6 +197,9 @@ fn platform_args_and_target_stage() {
         r.build_args = map(&[("BUILDOS", "plan9")]);
     });
     let env = exec(&lowered.unwrap()).env[1..].to_vec();
+    let stage = |text: &str| exec(&try_lower(text, |_| {}).unwrap()).env[1..].to_vec();
+    assert_eq!(stage("FROM base AS One\nARG TARGETSTAGE\nRUN x"), ["TARGETSTAGE=one"], "the last one's name");
+    assert_eq!(stage("FROM base AS one\nFROM base\nARG TARGETSTAGE\nRUN x"), ["TARGETSTAGE=default"]);
     let expected = [
         "TARGETPLATFORM=linux/arm/v7",
         "TARGETARCH=arm",

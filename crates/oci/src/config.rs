@@ -98,6 +98,10 @@ pub struct History {
     pub extra: BTreeMap<String, Value>,
 }
 
+fn is_none_or_empty(list: &Option<Vec<String>>) -> bool {
+    list.as_ref().is_none_or(Vec::is_empty)
+}
+
 /// `{}`, the value of a Go `map[string]struct{}`.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Empty {}
@@ -115,11 +119,11 @@ pub struct ContainerConfig {
     /// `NAME=value`, in order.
     #[serde(skip_serializing_if = "Vec::is_empty", deserialize_with = "null_is_default")]
     pub env: Vec<String>,
-    /// Entry point.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    /// Entry point. Go leaves empty lists out, and so do we.
+    #[serde(skip_serializing_if = "is_none_or_empty")]
     pub entrypoint: Option<Vec<String>>,
     /// Default arguments.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "is_none_or_empty")]
     pub cmd: Option<Vec<String>>,
     /// Windows: the command is one escaped string.
     #[serde(skip_serializing_if = "Option::is_none")]

@@ -2,10 +2,10 @@
 //!
 //! - a file goes to the destination, or into it if that is a directory; a directory's contents go into the destination;
 //! - the destination is resolved in the target with its links; one that ends with `/` is made a directory; parents that are
-//!   missing are made with mode 0755 and the requested owner;
+//!   missing are made with the requested owner, and an octal `--chmod` or else mode 0755;
 //! - what exists there: a directory at the destination itself keeps its metadata, directories below it get the source's,
 //!   files and links are replaced, a file never replaces a directory nor the other way round;
-//! - `--chown` and `--chmod` apply to all that is copied, not to the destination directory itself.
+//! - `--chown` and `--chmod` apply to all that is copied, not to a destination directory that exists.
 //!
 //! Invariants:
 //! - nothing is looked up by path below a directory that was opened: a rename or a link put in the way meanwhile leads to
@@ -125,7 +125,12 @@ fn names_directory(dest: &Path) -> bool {
 }
 
 fn make_dirs(request: &CopyRequest<'_>) -> MakeDirs {
-    MakeDirs { mode: 0o755, owner: request.owner.unwrap_or(Owner { uid: 0, gid: 0 }), mtime: request.mtime.of_new() }
+    // As in BuildKit. `--chmod=700` on a directory of keys would otherwise leave the directory open to all.
+    let mode = match &request.mode {
+        Some(ModeChange::Octal(bits)) => bits & 0o777,
+        _ => 0o755,
+    };
+    MakeDirs { mode, owner: request.owner.unwrap_or(Owner { uid: 0, gid: 0 }), mtime: request.mtime.of_new() }
 }
 
 fn copy_dir(engine: &Engine<'_>, pick: &Pick<'_>, dest: &Path, restore: &mut Restore) -> Result<()> {

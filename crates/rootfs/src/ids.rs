@@ -27,8 +27,9 @@ pub struct User {
     pub home: String,
     /// Login name, if the image knows one.
     pub name: Option<String>,
-    /// Groups that `/etc/group` lists the user in; empty if a group was given, as Docker does it.
-    pub extra_gids: Vec<u32>,
+    /// All groups of the process: `gid`, and if no group was given, those that `/etc/group` lists the user in. Docker has
+    /// the first one in here too since CVE-2022-36109.
+    pub groups: Vec<u32>,
 }
 
 struct Passwd {
@@ -62,17 +63,20 @@ pub fn lookup_user(root: &Root, spec: &str) -> Result<User> {
             gid: p.gid,
             home: if p.home.is_empty() { "/".to_owned() } else { p.home.clone() },
             name: Some(p.name.clone()),
-            extra_gids: Vec::new(),
+            groups: Vec::new(),
         },
         (None, Some(uid)) => {
             let home = if uid == 0 { "/root" } else { "/" }; // an image without /etc/passwd
-            User { uid, gid: 0, home: home.to_owned(), name: None, extra_gids: Vec::new() }
+            User { uid, gid: 0, home: home.to_owned(), name: None, groups: Vec::new() }
         }
         (None, None) => return Err(unknown("user", user, PASSWD)),
     };
     match group {
         Some(group) => found.gid = group_id(root, group)?,
-        None => found.extra_gids = supplementary(&read_group(root)?, &found),
+        None => found.groups = supplementary(&read_group(root)?, &found),
+    }
+    if let Err(at) = found.groups.binary_search(&found.gid) {
+        found.groups.insert(at, found.gid);
     }
     Ok(found)
 }
@@ -189,10 +193,10 @@ mod tests {
         let (_t, root) = image(PW, GR);
         let app = lookup_user(&root, "app").unwrap();
         assert_eq!((app.uid, app.gid, app.home.as_str()), (1000, 1001, "/home/app"));
-        assert_eq!(app.extra_gids, [29, 44]);
+        assert_eq!(app.groups, [29, 44, 1001]);
         assert_eq!(lookup_user(&root, "1000").unwrap(), app);
         let with_group = lookup_user(&root, "app:audio").unwrap();
-        assert_eq!((with_group.gid, with_group.extra_gids.len()), (29, 0), "CVE-2022-36109: no groups but the given");
+        assert_eq!((with_group.gid, with_group.groups), (29, vec![29]), "CVE-2022-36109: the given group and no other");
         let unknown = lookup_user(&root, "5000").unwrap();
         assert_eq!((unknown.uid, unknown.gid, unknown.home.as_str()), (5000, 0, "/"));
         assert_eq!(lookup_user(&root, "5000:6000").unwrap().gid, 6000);

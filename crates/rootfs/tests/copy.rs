@@ -178,14 +178,18 @@ fn times_can_be_set_or_clamped() {
 }
 
 #[test]
-fn chmod_applies_to_all_but_links_and_the_destination() {
+fn chmod_applies_to_all_but_links_and_as_a_number_to_what_is_made() {
     let c = Case::new();
     tree(&c.src(), &["d/f=F", "d/sub/g=G", "d/l->f"]);
     chmod(&c.src().join("d/f"), 0o600);
-    for (change, f, sub) in
-        [("0444", 0o444, 0o444), ("u=rwX,go=rX", 0o644, 0o755), ("4755", 0o4755, 0o4755), ("a-w", 0o400, 0o555)]
-    {
-        let dest = format!("/{change}/");
+    for (change, f, sub, made) in [
+        ("0444", 0o444, 0o444, 0o444),
+        ("u=rwX,go=rX", 0o644, 0o755, 0o755),
+        ("700", 0o700, 0o700, 0o700),
+        ("4755", 0o4755, 0o4755, 0o755),
+        ("a-w", 0o400, 0o555, 0o755),
+    ] {
+        let dest = format!("/{change}/to/");
         let mode_change = Some(change.parse().unwrap());
         c.copy_with(&CopyRequest {
             select: select(&["d"]),
@@ -194,8 +198,10 @@ fn chmod_applies_to_all_but_links_and_the_destination() {
             ..CopyRequest::default()
         })
         .unwrap();
-        let up = c.up().join(change);
-        assert_eq!((mode(&up.join("f")), mode(&up.join("sub")), mode(&up)), (f, sub, 0o755), "{change}");
+        let parent = c.up().join(change);
+        let up = parent.join("to");
+        assert_eq!((mode(&up.join("f")), mode(&up.join("sub"))), (f, sub), "{change}");
+        assert_eq!((mode(&parent), mode(&up)), (made, made), "{change}: as BuildKit");
         assert_eq!(mode(&up.join("l")), 0o777);
     }
 }

@@ -145,7 +145,14 @@ fn to_archive(job: &Job, output: &ArchiveOutput, target: Descriptor, images: &[A
     for image in images {
         job.engine.fetch_missing(&image.layers, &image.remotes)?;
     }
-    let archive = [SaveImage { target: target.clone(), names: names.clone() }];
+    let mut described = target.clone();
+    if let ([one], None) = (images, &target.platform)
+        && one.manifest.digest == target.digest
+    {
+        // As buildx: readers choose by platform without reading the config.
+        described.platform = Some(one.platform.clone());
+    }
+    let archive = [SaveImage { target: described, names: names.clone() }];
     let format = if output.docker { ArchiveFormat::Docker } else { ArchiveFormat::Oci };
     let store = &job.engine.store;
     match (&output.dest, output.directory) {

@@ -89,6 +89,8 @@ fn process(job: &Job, op: &ExecOp, root: &Root, mounts: &Mounts) -> Result<Proce
         }
     }
     env.extend(mounts.env.iter().cloned());
+    // As runc: an empty HOME is none.
+    env.retain(|e| e != "HOME=");
     if !has(&env, "HOME") {
         env.push(format!("HOME={}", user.home).into());
     }
@@ -99,7 +101,7 @@ fn process(job: &Job, op: &ExecOp, root: &Root, mounts: &Mounts) -> Result<Proce
     let mut spec = ProcessSpec::new(dup(root)?, &op.args);
     spec.env = env;
     spec.cwd = cwd;
-    spec.user = User { uid: user.uid, gid: user.gid, groups: user.extra_gids };
+    spec.user = User { uid: user.uid, gid: user.gid, groups: user.groups };
     spec.hostname = op.hostname.clone().unwrap_or_else(|| "buildkitsandbox".to_owned());
     spec.hosts = hosts_file(&spec.hostname, &op.extra_hosts);
     spec.resolv_conf = job.engine.resolv_conf();
