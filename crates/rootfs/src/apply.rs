@@ -70,6 +70,9 @@ pub struct ExtractOptions {
     pub owner: Option<Owner>,
     /// All files get this mtime (seconds) instead of the archive's, if theirs is later.
     pub clamp_mtime: Option<i64>,
+    /// The directory keeps its metadata, whatever the archive says of `./`. So it is with `ADD`: an archive made in a
+    /// private directory must not make `/` private.
+    pub keep_top: bool,
     /// Resource limits.
     pub limits: Limits,
 }
@@ -102,7 +105,7 @@ enum Meaning<'a> {
     /// `.wh.` names are whiteouts; `..` is confined, as containerd does; the root's own entry is ignored.
     Layer { lower: Option<&'a Root> },
     /// Names are names; `..` out of the root is an error, as in Docker; the root's own entry counts.
-    Files { owner: Option<Owner>, clamp: Option<i64> },
+    Files { owner: Option<Owner>, clamp: Option<i64>, keep_top: bool },
 }
 
 /// Unpacks an OCI layer (uncompressed) into `dir`, in the format of an overlay's upper directory.
@@ -117,7 +120,8 @@ pub fn apply(reader: impl Read, dir: &Root, options: &ApplyOptions<'_>) -> Resul
 /// `dir` is the archive's `/`: links do not lead out of it. What stands in the way is replaced, but directories are
 /// merged.
 pub fn extract(reader: impl Read, dir: &Root, options: &ExtractOptions) -> Result<Applied> {
-    run(reader, dir, Meaning::Files { owner: options.owner, clamp: options.clamp_mtime }, options.limits)
+    let &ExtractOptions { owner, clamp_mtime, keep_top, limits } = options;
+    run(reader, dir, Meaning::Files { owner, clamp: clamp_mtime, keep_top }, limits)
 }
 
 /// Shows an observer all that an archive (uncompressed) would make: names, contents, link targets, attributes. Nothing is
@@ -152,7 +156,7 @@ fn run(reader: impl Read, dir: &Root, meaning: Meaning<'_>, limits: Limits) -> R
     while let Some(mut entry) = tar.next_entry()? {
         placer.report.entries += 1;
         check_limits(&placer.report, &entry, &limits)?;
-        if let Meaning::Files { owner, clamp } = meaning {
+        if let Meaning::Files { owner, clamp, .. } = meaning {
             if let Some(Owner { uid, gid }) = owner {
                 (entry.uid, entry.gid) = (uid, gid);
             }

@@ -273,6 +273,18 @@ fn extracting_for_another_owner() {
 }
 
 #[test]
+fn the_directory_that_is_unpacked_into_keeps_its_metadata_if_asked() {
+    let (tmp, root) = fresh();
+    let mode = || std::fs::metadata(tmp.path()).unwrap().mode() & 0o7777;
+    std::fs::set_permissions(tmp.path(), std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    let items = [dir("./").mode(0o711), file("./f", "x")];
+    extract(&archive(&items)[..], &root, &ExtractOptions { keep_top: true, ..Default::default() }).unwrap();
+    assert_eq!(mode(), 0o755, "ADD");
+    extract(&archive(&items)[..], &root, &ExtractOptions::default()).unwrap();
+    assert_eq!(mode(), 0o711, "import");
+}
+
+#[test]
 fn limits_are_typed() {
     let limits = |entries, bytes, path| ApplyOptions { limits: Limits { entries, bytes, path }, ..Default::default() };
     let items = archive(&[file("aaa", "12345"), file("bbb", "12345")]);

@@ -176,7 +176,7 @@ impl Work<'_> {
         let dest = Path::new(&action.dest);
         view.create_dir_all(dest, 0o755, owner)?;
         let (_, plain) = kiln_compress::decoder(reader).map_err(|e| Error::io("unpack", &action.src, e))?;
-        let options = ExtractOptions { owner, ..ExtractOptions::default() };
+        let options = ExtractOptions { owner, keep_top: true, ..ExtractOptions::default() };
         extract(plain, &view.sub(dest)?, &options)?;
         Ok(())
     }

@@ -96,7 +96,7 @@ impl<'a> Placer<'a> {
         if entry.kind != EntryKind::Dir {
             return Err(archive(&entry.display(), "the root is to be replaced by something else than a directory"));
         }
-        if !self.is_layer() {
+        if let Meaning::Files { keep_top: false, .. } = self.meaning {
             self.report.dropped_xattrs += self.dir_xattrs(self.root.as_fd(), entry)?;
             self.directories.describe(PathBuf::new(), node::stat_of(entry, FileKind::Dir));
         }
