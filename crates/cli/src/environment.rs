@@ -156,7 +156,11 @@ fn default_root(home: &Path) -> PathBuf {
     data.map_or_else(|| home.join(".local/share"), PathBuf::from).join("kiln")
 }
 
-/// A token that Ctrl-C and SIGTERM cancel. A second Ctrl-C ends the process at once.
+/// What is being computed, and a connection to a host that says nothing, can't be interrupted. After this time the process
+/// ends all the same; the store is made for that.
+const PATIENCE: std::time::Duration = std::time::Duration::from_millis(900);
+
+/// A token that Ctrl-C and SIGTERM cancel. The process ends soon after the first, and at once with the second.
 pub fn cancel_on_signal() -> CancelToken {
     let token = CancelToken::new();
     let theirs = token.clone();
@@ -166,6 +170,11 @@ pub fn cancel_on_signal() -> CancelToken {
             std::process::exit(i32::from(crate::error::code::INTERRUPTED));
         }
         theirs.cancel();
+        let _ = std::thread::Builder::new().spawn(|| {
+            std::thread::sleep(PATIENCE);
+            eprintln!("error: interrupted");
+            std::process::exit(i32::from(crate::error::code::INTERRUPTED));
+        });
     });
     token
 }
@@ -185,16 +194,9 @@ pub fn watch_signals(list: &[i32], mut then: impl FnMut(i32) + Send + 'static) {
     });
 }
 
-/// Stops transfers on Ctrl-C, and the process if they don't end within a moment: a connection to a host that says nothing
-/// is waited for inside the system. What is half done is gone on with at the next try.
+/// Stops transfers on Ctrl-C. What is half done is gone on with at the next try.
 pub fn stop_on_signal(transfers: registry::Cancel) -> OnCancel {
-    cancel_on_signal().on_cancel(move || {
-        transfers.cancel();
-        let _ = std::thread::Builder::new().spawn(|| {
-            std::thread::sleep(std::time::Duration::from_secs(1));
-            std::process::exit(i32::from(crate::error::code::INTERRUPTED));
-        });
-    })
+    cancel_on_signal().on_cancel(move || transfers.cancel())
 }
 
 fn signals(list: &[i32]) -> libc::sigset_t {

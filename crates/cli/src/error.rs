@@ -4,10 +4,13 @@ use std::io::IsTerminal;
 
 use kiln_engine::error::{Cause, StepError};
 use kiln_engine::leaks::Leak;
+use kiln_engine::rootfs::RootfsError;
 use kiln_engine::{Error, Finding};
 
 use crate::excerpt;
 
+/// Characters of a line of a message.
+const MOST_COLUMNS: usize = 4000;
 /// More leaks than this are only counted.
 const MOST_LEAKS: usize = 10;
 
@@ -70,7 +73,8 @@ impl CliError {
         }
         let colour = std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none();
         let head = if colour { "\x1b[1;31merror\x1b[0m" } else { "error" };
-        eprintln!("{head}: {}", self.message);
+        let lines: Vec<_> = self.message.split('\n').map(|line| excerpt::clipped(line, MOST_COLUMNS)).collect();
+        eprintln!("{head}: {}", lines.join("\n"));
         if let Some(hint) = &self.hint {
             eprintln!("hint: {hint}");
         }
@@ -163,12 +167,18 @@ fn hint(error: &Error) -> Option<String> {
         Error::Store(kiln_engine::store::Error::DiskFull { .. }) => {
             Some("`kiln system df` shows what uses the space, `kiln prune` frees it".to_owned())
         }
-        Error::Rootfs(kiln_engine::rootfs::RootfsError::UnfitFileSystem { .. }) => Some(
+        Error::Rootfs(RootfsError::UnfitFileSystem { .. }) => Some(
             "choose another directory for the store with --root or KILN_ROOT: in GitLab CI one below $CI_PROJECT_DIR, in \
              Kubernetes an emptyDir volume, in docker a volume"
                 .to_owned(),
         ),
         Error::Registry(e) => e.hint(),
+        Error::Rootfs(RootfsError::Changed { .. }) => {
+            Some("something writes to the context during the build; name it in .dockerignore, or build again".to_owned())
+        }
+        Error::Rootfs(RootfsError::Io { source, .. }) if source.kind() == std::io::ErrorKind::PermissionDenied => {
+            Some("make it readable; if the image does not need it, name it in .dockerignore".to_owned())
+        }
         _ => None,
     }
 }

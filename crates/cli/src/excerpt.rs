@@ -9,6 +9,11 @@ use kiln_engine::graph::Location;
 /// More than this many diagnostics help nobody; the rest is counted.
 const MOST: usize = 50;
 
+/// Of a step that failed, at its beginning.
+const MOST_LINES: usize = 30;
+/// Of one of these lines.
+const MOST_COLUMNS: usize = 1000;
+
 fn renderer() -> Renderer {
     let colour = std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none();
     if colour { Renderer::styled() } else { Renderer::plain() }
@@ -80,10 +85,25 @@ pub fn lines(source: &Source, location: &Location) {
     eprintln!("{}:{first}", location.file);
     eprintln!("--------------------");
     for line in first.saturating_sub(2).max(1)..=(last + 2).min(source.line_count()) {
+        if (first + MOST_LINES..last).contains(&line) {
+            if line == first + MOST_LINES {
+                eprintln!("     | … {} more lines", last - line);
+            }
+            continue;
+        }
         let mark = if (first..=last).contains(&line) { ">>>" } else { "   " };
-        eprintln!("{line:4} | {mark} {}", without_credentials(source.line_text(line).as_ref()));
+        let shown = without_credentials(source.line_text(line).as_ref());
+        eprintln!("{line:4} | {mark} {}", clipped(&shown, MOST_COLUMNS));
     }
     eprintln!("--------------------");
+}
+
+/// A text that is not longer than a reader's patience.
+pub fn clipped(text: &str, most: usize) -> std::borrow::Cow<'_, str> {
+    match text.char_indices().nth(most) {
+        Some((end, _)) => format!("{}…", &text[..end]).into(),
+        None => text.into(),
+    }
 }
 
 #[cfg(test)]

@@ -188,9 +188,10 @@ fn the_digest_does_not_depend_on_who_builds() {
     if !is_root() {
         return;
     }
-    let Some(mut s) =
-        Sandbox::new(&format!("{BASE}COPY --chown=12:13 f /f\nRUN mkdir /d && chmod 1770 /d && echo x > /d/x\n"))
-    else {
+    let Some(mut s) = Sandbox::new(&format!(
+        "{BASE}COPY --chown=12:13 f /f\nRUN mkdir /d && chmod 1770 /d && echo x > /d/x\n\
+         RUN mkdir /e && echo y > /e/y && chown -R 12:13 /e /d/x && chmod 750 /e && chmod 4755 /e/y && chmod 600 /d/x && chmod 2755 /d\n"
+    )) else {
         return;
     };
     s.file("f", "f");
@@ -310,4 +311,66 @@ fn a_store_on_the_root_of_a_container_says_where_else_to_put_it() {
     for part in ["file system of type overlay", "Dockerfile:", "KILN_ROOT", "$CI_PROJECT_DIR"] {
         assert!(stderr.contains(part), "{part:?} is missing in:\n{stderr}");
     }
+}
+
+#[test]
+fn what_a_step_does_not_need_may_be_unreadable() {
+    let s = Sandbox::bare("FROM scratch\nCOPY busybox /b\n");
+    if !is_root() {
+        return;
+    }
+    use std::os::unix::process::CommandExt;
+    std::fs::create_dir(s.ctx().join("closed")).unwrap();
+    s.file("closed/f", "f");
+    s.file("secret", "x");
+    for path in ["closed", "secret"] {
+        std::fs::set_permissions(s.ctx().join(path), std::fs::Permissions::from_mode(0o000)).unwrap();
+    }
+    std::fs::set_permissions(s.path(""), std::fs::Permissions::from_mode(0o755)).unwrap();
+    let binary = s.path("kiln");
+    std::fs::copy(env!("CARGO_BIN_EXE_kiln"), &binary).unwrap();
+    std::fs::create_dir(s.path("mine")).unwrap();
+    std::os::unix::fs::chown(s.path("mine"), Some(54323), Some(54323)).unwrap();
+    let build = || -> Run {
+        let mut command = Command::new(&binary);
+        command.args(["build", "--progress=plain", "ctx"]).env_clear().current_dir(s.path("")).stdin(Stdio::null());
+        command.env("PATH", "/usr/bin:/bin").env("HOME", s.path("mine")).env("KILN_ROOT", s.path("mine/store"));
+        command.uid(54323).gid(54323).output().unwrap().into()
+    };
+    build().ok();
+    for (copy, path) in [(".", "closed"), ("closed", "closed"), ("closed/f", "closed"), ("secret", "secret")] {
+        s.file("Dockerfile", format!("FROM scratch\nCOPY {copy} /c\n"));
+        build().fails(1).says(&["Dockerfile:2", path, "Permission denied", ".dockerignore"]);
+    }
+    s.file(".dockerignore", "closed\nsecret\n");
+    s.file("Dockerfile", "FROM scratch\nCOPY . /c\n");
+    build().ok();
+}
+
+#[test]
+fn what_an_image_cannot_hold_is_named() {
+    let s = Sandbox::bare("FROM scratch\nCOPY . /c\n");
+    let _socket = std::os::unix::net::UnixListener::bind(s.ctx().join("sock")).unwrap();
+    std::os::unix::fs::symlink("/etc/passwd", s.ctx().join("out")).unwrap();
+    s.build(&[]).ok();
+    s.file("Dockerfile", "FROM scratch\nCOPY sock /c\n");
+    s.build(&[]).fails(1).says(&["Dockerfile:2", "sock", "socket"]);
+    s.file("Dockerfile", "FROM scratch\nCOPY out /c\n");
+    s.build(&[]).fails(1).says(&["out is a symbolic link to /etc/passwd", "not in the context"]);
+}
+
+#[test]
+fn long_instructions_and_large_values_end_in_a_short_error() {
+    let s = Sandbox::bare("");
+    s.file("Dockerfile", format!("FROM scratch\nENV A=x\n{}", "ENV A=$A$A\n".repeat(60)));
+    s.build(&[]).fails(1).says(&["Dockerfile:", "longer than 1024 KiB"]);
+    let huge = "x".repeat(2 << 20);
+    s.file("Dockerfile", format!("FROM scratch\nCOPY nothing{huge} /c\n"));
+    let run = s.build(&[]).fails(1);
+    assert!(run.stderr.len() < 20_000, "{} bytes", run.stderr.len());
+    let many: String = (0..20_000).map(|i| format!("ENV V{i}=v\n")).collect();
+    s.file("Dockerfile", format!("FROM scratch\n{many}COPY busybox /b\n"));
+    let start = Instant::now();
+    s.build(&[]).ok();
+    assert!(start.elapsed() < Duration::from_secs(15), "{:?}", start.elapsed());
 }

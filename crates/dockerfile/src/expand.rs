@@ -11,6 +11,10 @@ use crate::glob::ShellPattern;
 /// `${a:-${b:-...}}` deeper than this is refused.
 const MAX_DEPTH: usize = 100;
 
+/// Bytes that variables may put into one word. `ENV A=$A$A`, sixty times, would be more than any memory; no process can be
+/// started with a variable of more than 128 KiB.
+const MAX_SUBSTITUTED: usize = 1 << 20;
+
 /// How quotes, escapes and unset variables are treated.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct ExpandMode {
@@ -99,6 +103,16 @@ pub enum ExpandErrorKind {
     /// Too many nested `${...}`.
     #[error("variable references are nested too deeply")]
     TooDeep,
+    /// Variables put more than that into the word.
+    #[error("variables make this longer than {} KiB", .0 / 1024)]
+    TooLong(usize),
+}
+
+impl ExpandErrorKind {
+    /// Not about how the word is written.
+    fn is_about_values(&self) -> bool {
+        matches!(self, Self::TooDeep | Self::TooLong(_) | Self::Required { .. })
+    }
 }
 
 /// Expands one word. `escape` is the Dockerfile's escape character; `lookup` knows the variables.
@@ -116,6 +130,7 @@ pub fn expand_word(
         raw_escapes: mode.raw_escapes,
         lookup,
         depth: 0,
+        substituted: 0,
         used: Names::default(),
         undefined: Names::default(),
     };
@@ -200,6 +215,7 @@ struct Lexer<'a> {
     raw_escapes: bool,
     lookup: &'a dyn Fn(&str) -> Option<String>,
     depth: usize,
+    substituted: usize,
     used: Names,
     undefined: Names,
 }
@@ -243,7 +259,7 @@ impl Lexer<'_> {
             }
             match c {
                 '$' => {
-                    let text = self.dollar()?;
+                    let text = self.substitution()?;
                     text.chars().for_each(|c| words.split_or_push(c));
                     value.push_str(&text);
                 }
@@ -333,7 +349,7 @@ impl Lexer<'_> {
                     }
                     return Ok(value);
                 }
-                Some('$') => value.push_str(&self.dollar()?),
+                Some('$') => value.push_str(&self.substitution()?),
                 Some(c) => {
                     self.next();
                     if c != self.escape {
@@ -364,6 +380,15 @@ impl Lexer<'_> {
             self.undefined.add(name)
         }
         value
+    }
+
+    fn substitution(&mut self) -> Result<String, ExpandError> {
+        let text = self.dollar()?;
+        self.substituted += text.len();
+        match self.substituted {
+            0..=MAX_SUBSTITUTED => Ok(text),
+            _ => self.error(ExpandErrorKind::TooLong(MAX_SUBSTITUTED)),
+        }
     }
 
     fn dollar(&mut self) -> Result<String, ExpandError> {
@@ -406,9 +431,7 @@ impl Lexer<'_> {
     fn operand(&mut self, stop: char, raw: bool, start: usize) -> Result<String, ExpandError> {
         match self.until(Some(stop), raw) {
             Ok((word, _)) => Ok(word),
-            Err(error) if matches!(error.kind, ExpandErrorKind::TooDeep | ExpandErrorKind::Required { .. }) => {
-                Err(error)
-            }
+            Err(error) if error.kind.is_about_values() => Err(error),
             Err(_) if self.peek().is_none() => {
                 let kind = if stop == '/' { ExpandErrorKind::MissingSlash } else { ExpandErrorKind::MissingBrace };
                 Err(ExpandError { kind, offset: start })

@@ -118,13 +118,13 @@ impl LocalContext {
 
     /// The digest of what selectors see.
     pub fn digest(&self, selectors: &[Selector]) -> Result<Digest> {
-        combined(selectors, |selector| self.explained(digest_one(Source::Tree(self.tree()?), selector), selector))
+        combined(selectors, |selector| self.explained(digest_one(Source::Tree(self.tree()?), selector)))
     }
 
     /// A source that is there but ignored is told from one that is not there.
-    fn explained<T>(&self, result: Result<T>, selector: &Selector) -> Result<T> {
+    fn explained<T>(&self, result: Result<T>) -> Result<T> {
         let Err(Error::Rootfs(kiln_rootfs::RootfsError::NotFound { path })) = result else { return result };
-        Err(not_found(self, &path, selector))
+        Err(not_found(self, &path))
     }
 
     /// Path, and what is known of it, of all that selectors see.
@@ -174,7 +174,7 @@ impl LocalContext {
     }
 }
 
-fn not_found(context: &LocalContext, path: &Path, selector: &Selector) -> Error {
+fn not_found(context: &LocalContext, path: &Path) -> Error {
     let relative = path.strip_prefix("/").unwrap_or(path);
     let shown = relative.display();
     let exists = context.directory.join(relative).symlink_metadata().is_ok();
@@ -187,7 +187,14 @@ fn not_found(context: &LocalContext, path: &Path, selector: &Selector) -> Error 
     let name = relative.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
     let near = kiln_dockerfile::nearest(&name, names.iter().map(String::as_str));
     let message = format!("{shown} was not found in the context {}", context.directory.display());
-    let _ = selector;
+    if let Ok(target) = std::fs::read_link(context.directory.join(relative)) {
+        let target = target.display();
+        let message = format!("{shown} is a symbolic link to {target}, which is not in the context");
+        return Error::request_with_hint(
+            message,
+            "links are followed inside the context only; copy the file itself there",
+        );
+    }
     match near {
         Some(near) => {
             Error::request_with_hint(message, format!("did you mean {}?", relative.with_file_name(near).display()))

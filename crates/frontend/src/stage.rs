@@ -13,6 +13,8 @@ use crate::plan::Step;
 use crate::request::{BaseImage, LowerError};
 
 const COMMENT: &str = "buildkit.dockerfile.v0";
+/// Characters of a step's name, for instructions that programs write.
+const MAX_TITLE: usize = 4000;
 const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
 /// Where a stage is.
@@ -230,7 +232,12 @@ impl StageLowering<'_, '_, '_> {
         };
         let text = &step.instruction.original;
         let shown = expand_word(text, self.all.request.dockerfile.escape, &lookup, mode);
-        uppercase_command(&shown.map_or_else(|_| text.clone(), |e| e.value))
+        let mut title = uppercase_command(&shown.map_or_else(|_| text.clone(), |e| e.value));
+        if let Some((end, _)) = title.char_indices().nth(MAX_TITLE) {
+            title.truncate(end);
+            title.push('…');
+        }
+        title
     }
 
     /// Names the next step.

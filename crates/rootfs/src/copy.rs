@@ -17,10 +17,12 @@ mod engine;
 
 use std::collections::HashSet;
 use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 
 use crate::error::{Result, RootfsError};
+use crate::glob;
 use crate::meta::Owner;
 use crate::mode::ModeChange;
 use crate::select::{self, Pick, Selector, Source};
@@ -96,7 +98,12 @@ pub fn copy(request: &CopyRequest<'_>, source: Source<'_>, target: &Target) -> R
     let picks = select::pick(source, &request.select)?;
     let engine = Engine::new(request, target, source);
     let wants_dir = names_directory(&request.dest);
+    let by_pattern = request.select.sources.iter().any(|s| glob::has_pattern(s.as_os_str().as_bytes()));
     for pick in &picks {
+        // In a directory, or among other matches, sockets are left out.
+        if pick.dir().is_none() && pick.stat().kind == FileKind::Socket && !by_pattern {
+            return Err(RootfsError::NotRegular { path: pick.path.clone(), kind: FileKind::Socket });
+        }
         let mut restore = Restore::default();
         let dest = target.view().find(&request.dest, true)?;
         let is_dir = dest.entry.is_some_and(|(stat, _)| stat.kind == FileKind::Dir);

@@ -120,7 +120,13 @@ impl Scan<'_> {
     fn directory(&self, task: Task, queue: &Queue<'_, Task>) -> Result<()> {
         let mut fds = Vec::with_capacity(task.parts.len());
         for (_, part) in &task.parts {
-            fds.push(Arc::new(part.open().at("open directory", &task.path)?));
+            match part.open() {
+                Err(error @ (Errno::ACCESS | Errno::PERM)) if !task.path.as_os_str().is_empty() => {
+                    self.unreadable(task, error);
+                    return Ok(());
+                }
+                opened => fds.push(Arc::new(opened.at("open directory", &task.path)?)),
+            }
         }
         let mut reading = Reading {
             task: &task,
@@ -137,10 +143,17 @@ impl Scan<'_> {
         let Reading { entries, children, .. } = reading;
         let xattrs = dir_xattrs(&fds[0], &task.path)?;
         let layers = task.parts.iter().map(|(layer, _)| *layer).collect();
-        let dir = Dir { path: task.path, layers, xattrs, entries, tentative: task.tentative };
+        let dir = Dir { path: task.path, layers, xattrs, entries, tentative: task.tentative, unreadable: None };
         self.done.lock().unwrap_or_else(PoisonError::into_inner).push((task.id, dir));
         queue.extend(children);
         Ok(())
+    }
+
+    /// A directory of the context that no step needs may be closed to the user.
+    fn unreadable(&self, task: Task, error: Errno) {
+        let layers = task.parts.iter().map(|(layer, _)| *layer).collect();
+        let dir = Dir { path: task.path, layers, tentative: task.tentative, unreadable: Some(error), ..Dir::default() };
+        self.done.lock().unwrap_or_else(PoisonError::into_inner).push((task.id, dir));
     }
 
     /// The usual case: one layer, nothing to merge.

@@ -134,16 +134,17 @@ impl Pick<'_> {
     }
 
     /// All files, (directory, index), directory by directory.
-    fn files(&self) -> Vec<(usize, usize)> {
+    fn files(&self) -> Result<Vec<(usize, usize)>> {
         let Some(top) = self.dir() else {
             return match self.at {
-                At::Entry(dir, i) => vec![(dir, i)],
-                At::Root | At::Missing => Vec::new(),
+                At::Entry(dir, i) => Ok(vec![(dir, i)]),
+                At::Root | At::Missing => Ok(Vec::new()),
             };
         };
         let mut files = Vec::new();
         let mut todo = vec![top];
         while let Some(dir) = todo.pop() {
+            self.tree.readable(dir)?;
             for (i, entry) in self.entries(dir) {
                 match entry.dir {
                     Some(child) => todo.push(child),
@@ -151,7 +152,7 @@ impl Pick<'_> {
                 }
             }
         }
-        files
+        Ok(files)
     }
 
     /// Depth first, directories before their contents. `visit` gets the depth (0 for the source itself).
@@ -333,6 +334,7 @@ fn names(source: Source<'_>, dir: &Path, follow: bool) -> Result<Vec<(OsString, 
     match source {
         Source::Tree(tree) => {
             let Some(d) = tree.dir_of(tree.find(dir, follow)?.1) else { return Ok(Vec::new()) };
+            tree.readable(d)?;
             Ok(tree.dirs[d].entries.iter().map(|e| (e.name.clone(), e.dir.is_some())).collect())
         }
         Source::Stack(stack) => {
@@ -351,7 +353,7 @@ pub fn tree_digest(source: Source<'_>, selector: &Selector<'_>) -> Result<TreeDi
     let mut hasher = Hasher::new();
     let mut record = Vec::new();
     for pick in &picks {
-        hash::ensure(&pick.tree, pick.files().into_iter())?;
+        hash::ensure(&pick.tree, pick.files()?.into_iter())?;
         pick.visit(|v| {
             record.clear();
             let xattrs = v.dir.map(|(dir, _)| &pick.tree.dirs[dir].xattrs);
@@ -401,7 +403,7 @@ fn field(out: &mut Vec<u8>, bytes: &[u8]) {
 pub fn manifest(source: Source<'_>, selector: &Selector<'_>) -> Result<Vec<ManifestEntry>> {
     let mut all = Vec::new();
     for pick in pick(source, selector)? {
-        hash::ensure(&pick.tree, pick.files().into_iter())?;
+        hash::ensure(&pick.tree, pick.files()?.into_iter())?;
         let mut path = vec![pick.path.clone()];
         pick.visit(|v| {
             path.truncate(v.depth.max(1));

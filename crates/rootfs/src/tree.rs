@@ -15,6 +15,7 @@ use std::time::SystemTime;
 
 use kiln_oci::Digest;
 use rustix::fs::OFlags;
+use rustix::io::Errno;
 
 use crate::error::{Context as _, Result};
 use crate::meta::Owner;
@@ -72,6 +73,8 @@ pub(crate) struct Dir {
     pub entries: Vec<Entry>,
     /// Only there for what is below it.
     pub tentative: bool,
+    /// Why it can't be read. An error for who needs its contents only.
+    pub unreadable: Option<Errno>,
 }
 
 /// A scanned directory tree.
@@ -170,7 +173,6 @@ impl ContextTree {
     }
 
     fn walk(&self, path: &Path, follow: bool) -> rustix::io::Result<(PathBuf, At)> {
-        use rustix::io::Errno;
         let mut names: Vec<OsString> = Vec::new();
         let mut at = At::Root;
         let mut links = 0;
@@ -186,6 +188,9 @@ impl ContextTree {
             }
             if matches!(at, At::Entry(..)) && self.dir_of(at).is_none() {
                 return Err(Errno::NOTDIR);
+            }
+            if let Some(error) = self.dir_of(at).and_then(|dir| self.dirs[dir].unreadable) {
+                return Err(error);
             }
             let next = self.step(at, &name);
             if let At::Entry(dir, i) = next
@@ -224,6 +229,12 @@ impl ContextTree {
             At::Entry(dir, i) => self.dirs[dir].entries[i].dir,
             At::Missing => None,
         }
+    }
+
+    /// An error if a directory could not be listed.
+    pub(crate) fn readable(&self, dir: usize) -> Result<()> {
+        let dir = &self.dirs[dir];
+        dir.unreadable.map_or(Ok(()), Err).at("open directory", &dir.path)
     }
 
     /// The directory of `layer` that stands behind a directory of the tree.

@@ -219,11 +219,12 @@ impl Checker<'_, '_> {
                 }
             }
             InstructionKind::Env(pairs) => {
-                // All values see the environment before the instruction.
-                let before = state.env.clone();
-                for KeyValue { key, value, .. } in pairs {
-                    let text = |word: &str| expand(word, escape, &before).map(|e| e.value).unwrap_or_default();
-                    state.set(text(key), text(value));
+                // All values see the environment before the instruction. Nothing else may hold it when it is changed, or
+                // each ENV would copy all of it.
+                let text = |word: &str| expand(word, escape, &state.env).map(|e| e.value).unwrap_or_default();
+                let new: Vec<_> = pairs.iter().map(|KeyValue { key, value, .. }| (text(key), text(value))).collect();
+                for (name, value) in new {
+                    state.set(name, value);
                 }
             }
             InstructionKind::Shell(_) => state.shell_set = true,
