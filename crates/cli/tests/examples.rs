@@ -200,7 +200,13 @@ fn a_private_key_in_one_stage_fails_and_in_two_passes() {
     ]);
     wrong
         .fails(4)
-        .says(&["SSH_PRIVATE_KEY", "/key", "RUN echo \"*** \" > /key", "the image's history", "--mount=type=secret"])
+        .says(&[
+            "SSH_PRIVATE_KEY",
+            "/key",
+            "RUN echo \"*** \" > /key",
+            "the image's history (entries 2, 3, 4, 5;",
+            "--mount=type=secret",
+        ])
         .hides(line);
     assert!(!s.kiln(&["images"]).ok().stdout.contains("key-wrong"));
     s.kiln(&["build", "--progress=plain", "--build-arg", "SUITE", "-t", "key-right", "--build-arg", &arg, &dir])

@@ -6,6 +6,7 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use kiln_graph::Location;
 use kiln_oci::{Hasher, ImageConfig};
 use kiln_rootfs::diff::ContentObserver;
 use kiln_secrets::{Hit, HitKind, Origin, Redactor, Scan, Searcher, Secret, Shape};
@@ -150,8 +151,8 @@ impl LeakSearch {
         }
     }
 
-    /// Searches an image's config. What is found is told by its place in it.
-    pub fn config(&self, bytes: &[u8], config: &ImageConfig) {
+    /// Searches an image's config. What is found is told by its place in it; `lines` are those of the last history entries.
+    pub fn config(&self, bytes: &[u8], config: &ImageConfig, lines: &[Location]) {
         if self.searcher.search(bytes).is_empty() {
             return;
         }
@@ -163,7 +164,7 @@ impl LeakSearch {
         for (name, value) in &config.config.labels {
             inner.value(&format!("the image's labels ({name})"), format!("{name}={value}").as_bytes());
         }
-        self.history(config, &inner);
+        self.history(config, lines, &inner);
         let known = inner.finish();
         if known.is_empty() {
             self.value("the image config", bytes);
@@ -171,19 +172,23 @@ impl LeakSearch {
         known.into_iter().for_each(|leak| self.push(leak));
     }
 
-    /// A build arg is in all entries that come after it: one finding tells of all of them.
-    fn history(&self, config: &ImageConfig, into: &Self) {
-        let mut entries: BTreeMap<HitKind, Vec<String>> = BTreeMap::new();
-        for (entry, number) in config.history.iter().zip(1..) {
+    /// A build arg is in all entries that come after it: one finding tells of all of them, and the line of the first.
+    fn history(&self, config: &ImageConfig, lines: &[Location], into: &Self) {
+        let mut entries: BTreeMap<HitKind, Vec<usize>> = BTreeMap::new();
+        for (number, entry) in config.history.iter().enumerate() {
             let one = self.fresh();
             one.value("", entry.created_by.as_deref().unwrap_or_default().as_bytes());
             for leak in one.finish() {
-                entries.entry(leak.kind).or_default().push(number.to_string());
+                entries.entry(leak.kind).or_default().push(number);
             }
         }
+        let others = config.history.len().saturating_sub(lines.len());
         for (kind, numbers) in entries {
             let word = if numbers.len() == 1 { "entry" } else { "entries" };
-            let place = format!("the image's history ({word} {})", numbers.join(", "));
+            let shown: Vec<String> = numbers.iter().map(|n| (n + 1).to_string()).collect();
+            let line = numbers.first().and_then(|n| lines.get(n.checked_sub(others)?));
+            let line = line.map_or_else(String::new, |l| format!("; {}:{}", l.file, l.start_line));
+            let place = format!("the image's history ({word} {}{line})", shown.join(", "));
             into.push(Leak { kind, place, path: None });
         }
     }

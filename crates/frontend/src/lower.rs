@@ -356,7 +356,8 @@ impl<'a, 'r> Lowering<'a, 'r> {
 
     /// The finished image of the target.
     fn image(&mut self, target: usize) -> Result<Image, LowerError> {
-        let history = self.history(target);
+        let (history, spans): (Vec<_>, Vec<_>) = self.history(target).into_iter().unzip();
+        let history_locations = spans.into_iter().map(|span| self.location(span)).collect();
         let missing = || LowerError::request("internal error: the target is not lowered");
         let state = self.states[target].take().ok_or_else(missing)?;
         let base = state.base.clone();
@@ -372,16 +373,18 @@ impl<'a, 'r> Lowering<'a, 'r> {
         }
         let stage = self.plan.nodes[target].stage.map_or_else(String::new, |s| s.display_name());
         let base = base.map(|b| (*b).clone());
-        Ok(Image { platform: self.platform.clone(), root, config, inherited_history: inherited, stage, base })
+        let platform = self.platform.clone();
+        Ok(Image { platform, root, config, inherited_history: inherited, history_locations, stage, base })
     }
 
     /// The history of a stage and the stages that it is based on, without the base image's. It is put together only
     /// here: a stage that copied its base's history would make long chains of stages quadratic.
-    fn history(&mut self, target: usize) -> Vec<History> {
+    fn history(&mut self, target: usize) -> Vec<(History, Span)> {
         let mut chain = Vec::new();
         let mut next = Some(target);
         while let Some(state) = next.and_then(|i| self.states[i].as_mut()) {
-            chain.push(std::mem::take(&mut state.history));
+            let entries = std::mem::take(&mut state.history);
+            chain.push(entries.into_iter().zip(std::mem::take(&mut state.history_spans)));
             next = state.parent;
         }
         chain.into_iter().rev().flatten().collect()

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use kiln_dockerfile::{Diagnostic, Dockerfile, Span};
-use kiln_graph::{Edge, Graph, GraphError, HostIp, Limits, NetworkMode, ResolveMode, Resources, SourceOp};
+use kiln_graph::{Edge, Graph, GraphError, HostIp, Limits, Location, NetworkMode, ResolveMode, Resources, SourceOp};
 use kiln_oci::{ImageConfig, Platform};
 
 /// What is to be built.
@@ -129,6 +129,8 @@ pub struct Image {
     pub config: ImageConfig,
     /// How many of the first history entries are the base image's.
     pub inherited_history: usize,
+    /// The instructions that the other entries are of.
+    pub history_locations: Vec<Location>,
     /// Name of the stage, or `stage-N`.
     pub stage: String,
     /// The image that the stage is based on in the end; absent for scratch and contexts.

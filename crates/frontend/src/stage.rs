@@ -34,6 +34,8 @@ pub struct StageState {
     pub args: Vec<(String, Option<String>)>,
     /// Its own history entries.
     pub history: Vec<History>,
+    /// The instruction of each entry.
+    pub history_spans: Vec<Span>,
     /// The stage that it is based on.
     pub parent: Option<usize>,
     /// The image at the bottom.
@@ -58,6 +60,7 @@ impl StageState {
             platform: platform.clone(),
             args: Vec::new(),
             history: Vec::new(),
+            history_spans: Vec::new(),
             parent: None,
             base: None,
             has_cmd: false,
@@ -93,6 +96,7 @@ impl StageState {
             platform: self.platform.clone(),
             args: self.args.clone(),
             history: Vec::new(),
+            history_spans: Vec::new(),
             parent: Some(index),
             base: self.base.clone(),
             has_cmd: false,
@@ -167,6 +171,7 @@ impl Lowering<'_, '_> {
         let mut stage = StageLowering { all: self, index, state };
         for step in &steps {
             stage.step(step)?;
+            stage.state.history_spans.resize(stage.state.history.len(), step.span());
         }
         Ok(stage.state)
     }

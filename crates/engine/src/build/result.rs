@@ -160,6 +160,7 @@ fn assemble_all(
             snapshot: root,
             created: &created,
             places: &places,
+            lines: &image.history_locations,
             config: &image.config,
             platform: &image.platform,
         };

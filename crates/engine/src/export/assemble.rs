@@ -6,6 +6,7 @@
 use std::collections::BTreeMap;
 use std::sync::{Mutex, PoisonError};
 
+use kiln_graph::Location;
 use kiln_oci::{Descriptor, Digest, History, ImageConfig, Manifest, Platform, Timestamp, media};
 use kiln_store::Snapshot;
 
@@ -41,6 +42,8 @@ pub struct Parts<'a> {
     pub created: &'a [Timestamp],
     /// The steps that made them, for messages; `None` for those of the base image.
     pub places: &'a [Option<String>],
+    /// The instructions of the build's own history entries, for messages.
+    pub lines: &'a [Location],
     /// The config without layers.
     pub config: &'a ImageConfig,
     /// The platform.
@@ -83,7 +86,7 @@ pub fn assemble(
     };
     let manifest_bytes = serde_json::to_vec(&manifest).map_err(|e| Error::request(e.to_string()))?;
     if let Some(search) = search {
-        search.config(&config_bytes, &config);
+        search.config(&config_bytes, &config, parts.lines);
         search.value("the manifest", &manifest_bytes);
     }
     job.engine.store.content().put(&config_bytes)?;
