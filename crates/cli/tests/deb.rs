@@ -255,17 +255,7 @@ fn the_same_bytes_in_every_store() {
     }
     // Somebody without privileges and without subordinate ids.
     let u = Sandbox::bare("");
-    let nobody = |path: std::path::PathBuf| std::os::unix::fs::chown(path, Some(65534), Some(65534)).unwrap();
-    nobody(u.path(""));
-    nobody(u.path("home"));
-    use std::os::unix::process::CommandExt;
-    let kiln = u.path("kiln");
-    std::fs::copy(env!("CARGO_BIN_EXE_kiln"), &kiln).unwrap();
     std::os::unix::fs::chown(world.dir.path(), Some(65534), Some(65534)).unwrap();
-    let template = u.command([""; 0]);
-    let mut command = std::process::Command::new(&kiln);
-    command.current_dir(u.path("")).env_clear();
-    command.envs(template.get_envs().filter_map(|(k, v)| Some((k, v?))));
-    command.uid(65534).gid(65534);
+    let mut command = u.command_of_nobody([""; 0]);
     assert!(first == digest(&u, &mut command), "rootless");
 }

@@ -167,6 +167,23 @@ impl Sandbox {
         command
     }
 
+    /// `kiln` as a user without privileges and subordinate ids, to whom the sandbox belongs from now on. Needs root.
+    pub fn command_of_nobody<S: AsRef<OsStr>>(&self, args: impl IntoIterator<Item = S>) -> Command {
+        use std::os::unix::process::CommandExt;
+        const NOBODY: u32 = 65534;
+        let chowned = Command::new("chown").args(["-R", "65534:65534"]).arg(self.dir.path()).status();
+        assert!(chowned.is_ok_and(|s| s.success()));
+        // The binary may be where only root may look.
+        let kiln = self.path("kiln");
+        std::fs::copy(env!("CARGO_BIN_EXE_kiln"), &kiln).expect("it is copied");
+        let template = self.command(args);
+        let mut command = Command::new(&kiln);
+        command.args(template.get_args()).env_clear().current_dir(self.dir.path()).stdin(Stdio::null());
+        command.envs(template.get_envs().filter_map(|(k, v)| Some((k, v?))));
+        command.uid(NOBODY).gid(NOBODY);
+        command
+    }
+
     /// `kiln ARGS`.
     pub fn kiln(&self, args: &[&str]) -> Run {
         self.command(args).output().expect("kiln starts").into()

@@ -2,8 +2,8 @@
 
 use std::collections::BTreeMap;
 use std::os::fd::AsFd;
-use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::path::Path;
+use std::sync::{Arc, Mutex, Once, PoisonError};
 
 use kiln_dockerfile::Source;
 use kiln_executor::CancelToken;
@@ -72,6 +72,8 @@ pub struct Job {
     pub platforms: Vec<Platform>,
     /// Digests of parts of trees that were computed.
     pub digests: Mutex<BTreeMap<(Digest, Vec<u8>), Digest>>,
+    /// Whether it was told that owners can't be what steps make them.
+    pub told_owners: Once,
 }
 
 impl Job {
@@ -182,11 +184,6 @@ impl Job {
     pub fn ssh_agent(&self, id: &str, owner: (u32, u32, u32)) -> Result<Option<AgentSocket>> {
         let source = self.request.ssh.get(id);
         source.map(|s| AgentSocket::open(&self.engine.store, s, Some(owner))).transpose()
-    }
-
-    /// The directory of the project's own files for this build.
-    pub fn scratch_dir(&self) -> PathBuf {
-        self.engine.store.root().join("tmp")
     }
 }
 

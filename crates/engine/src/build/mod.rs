@@ -141,6 +141,7 @@ fn prepare(
         project: loaded.project,
         platforms,
         digests: Mutex::default(),
+        told_owners: std::sync::Once::new(),
         request,
     };
     Ok(ReadyJob { job, images: lowered.images })

@@ -6,7 +6,7 @@ use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use kiln_executor::{Exit, Limits, Network, ProcessSpec, Security, Stdio, Terminal, Ulimit, User};
+use kiln_executor::{Exit, Limits, Network, Pretended, ProcessSpec, Security, Stdio, Terminal, Ulimit, User};
 use kiln_graph::{ExecOp, NetworkMode, SecurityMode, Vertex};
 use kiln_rootfs::{Ownership, Root, Target, ids};
 use kiln_store::Snapshot;
@@ -60,6 +60,7 @@ pub fn run(job: &Job, vertex: &Vertex, op: &ExecOp, inputs: &[Value], step: &Ste
     for limit in &exit.not_enforced {
         job.steps.warn(format!("{}: {} is not enforced: {}", vertex.meta.name, limit.limit, limit.reason));
     }
+    tell_pretended(job, vertex, &exit.pretended);
     let checked = check(job, vertex, op, &exit, tail);
     if let (Err(_), Some(hook)) = (&checked, &job.request.on_failure) {
         Failed { job, vertex, op, inputs, step }.shell(&root, hook)?;
@@ -68,6 +69,25 @@ pub fn run(job: &Job, vertex: &Vertex, op: &ExecOp, inputs: &[Value], step: &Ste
     checked?;
     let layer = draft.commit(job.layer_meta())?;
     Ok(base.with(layer))
+}
+
+/// Says, once in a build, what a step was told but the kernel did not do.
+fn tell_pretended(job: &Job, vertex: &Vertex, pretended: &Pretended) {
+    let what = match pretended {
+        Pretended { user: true, .. } => "the files that it made as another user than root belong to root".to_owned(),
+        Pretended { chown: 1.., .. } => format!("{} changes of owners had no effect", pretended.chown),
+        Pretended { recorded: 1.., .. } => {
+            "owners are recorded for the image, the step's own programs see root".to_owned()
+        }
+        _ => return,
+    };
+    job.told_owners.call_once(|| {
+        job.steps.warn(format!(
+            "{}: {what}: kiln has a single id here. Subordinate ids (newuidmap, and lines for the user in /etc/subuid and \
+             /etc/subgid) make owners what they are elsewhere",
+            vertex.meta.name
+        ));
+    });
 }
 
 fn root_input(op: &ExecOp, inputs: &[Value]) -> Result<Snapshot> {

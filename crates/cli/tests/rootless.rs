@@ -1,0 +1,44 @@
+//! Builds of a user who has no subordinate ids.
+
+mod support;
+
+use support::{BASE, Run, Sandbox, is_root, text};
+
+fn built_by_nobody(dockerfile: &str) -> Option<(Sandbox, Run)> {
+    let sandbox = Sandbox::new(dockerfile)?;
+    if !is_root() {
+        eprintln!("SKIPPED: only root can become somebody else");
+        return None;
+    }
+    let args = ["build", "--progress=plain", "--no-cache", "--iidfile", "id", "ctx"];
+    let mut command = sandbox.command_of_nobody(args);
+    command.env("SOURCE_DATE_EPOCH", "1");
+    let run = Run::from(command.output().expect("it starts"));
+    if run.stderr.contains("user namespace") {
+        eprintln!("SKIPPED: users may not make namespaces here:\n{}", run.stderr);
+        return None;
+    }
+    Some((sandbox, run.ok()))
+}
+
+#[test]
+fn owners_are_recorded_give_the_digest_of_root_and_it_is_said_once() {
+    let dockerfile = format!("{BASE}RUN touch /a && chown 7:8 /a && chmod 640 /a\nRUN touch /b && chown 9 /b\n");
+    let Some((sandbox, run)) = built_by_nobody(&dockerfile) else { return };
+    assert_eq!(run.stderr.matches("kiln has a single id here").count(), 1, "{}", run.stderr);
+    run.says(&["WARNING", "owners are recorded for the image", "/etc/subuid"]);
+    let roots = Sandbox::bare(&dockerfile);
+    let mut command = roots.command(["build", "--progress=plain", "--iidfile", "id", "ctx"]);
+    Run::from(command.env("SOURCE_DATE_EPOCH", "1").output().expect("it starts")).ok().hides("single id");
+    assert_eq!(text(sandbox.path("id")), text(roots.path("id")));
+}
+
+#[test]
+fn files_of_another_user_are_roots_and_it_is_said() {
+    let Some((_, run)) =
+        built_by_nobody(&format!("{BASE}USER 7\nWORKDIR /tmp/x\nUSER 0\nRUN id -u\nUSER 7\nRUN id -u\n"))
+    else {
+        return;
+    };
+    run.says(&["made as another user than root belong to root", "/etc/subgid"]);
+}
