@@ -4,6 +4,7 @@
 //! those of paragraphs are joined here.
 
 use clap::Command;
+use clap::error::{ContextKind, ContextValue};
 
 /// The same with paragraphs that flow.
 pub fn flowing(command: Command) -> Command {
@@ -13,6 +14,39 @@ pub fn flowing(command: Command) -> Command {
         None => command,
     };
     command.mut_subcommands(flowing)
+}
+
+/// What to type instead of a command that docker has and kiln has not.
+const INSTEAD: [(&[&str], &str); 3] = [
+    (
+        &[
+            "ps",
+            "exec",
+            "create",
+            "start",
+            "stop",
+            "kill",
+            "rm",
+            "cp",
+            "attach",
+            "wait",
+            "commit",
+            "export",
+            "container",
+        ],
+        "containers that outlive their command are not there yet: `kiln run` runs one in the foreground, `kiln debug` opens a shell in \
+         an image, `kiln build --output type=local` takes files out of one",
+    ),
+    (&["version"], "it is `kiln --version`"),
+    (&["info"], "`kiln system df` shows the store"),
+];
+
+/// Says, before clap's own words, what an unknown command of docker's is here.
+pub fn explain(error: &clap::Error) {
+    let Some(ContextValue::String(name)) = error.get(ContextKind::InvalidSubcommand) else { return };
+    if let Some((_, instead)) = INSTEAD.iter().find(|(names, _)| names.contains(&name.as_str())) {
+        eprintln!("hint: {instead}");
+    }
 }
 
 fn joined(text: &str) -> String {

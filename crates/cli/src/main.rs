@@ -22,7 +22,10 @@ fn main() -> ExitCode {
     let matches = help::flowing(commands::Cli::command()).try_get_matches();
     let cli = match matches.and_then(|m| commands::Cli::from_arg_matches(&m)) {
         Ok(cli) => cli,
-        Err(e) => e.exit(),
+        Err(e) => {
+            help::explain(&e);
+            e.exit()
+        }
     };
     match commands::run(cli) {
         Ok(code) => code,

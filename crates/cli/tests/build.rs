@@ -208,6 +208,9 @@ fn a_failure_shows_the_lines_the_output_and_the_code() {
     let quiet = s.kiln(&["build", "-q", "ctx"]).fails(1).says(&["exit code: 42", "> some words", "> on stderr"]);
     assert!(quiet.stdout.is_empty());
     s.kiln(&["logs"]).ok();
+    let listed = s.kiln(&["logs", "--list", "--format", "{{.Status}} {{.Context}}: {{.Error}}"]).ok().stdout;
+    assert!(listed.starts_with("failed ctx: ") && listed.contains("exit code: "), "{listed}");
+    assert!(s.kiln(&["logs", "--list"]).ok().stdout.starts_with("BUILD ID "));
 }
 
 #[test]
@@ -314,4 +317,13 @@ fn a_step_that_takes_too_much_memory_is_named_as_such() {
         return;
     }
     run.fails(1).says(&["memory", "Dockerfile:4"]);
+}
+
+#[test]
+fn what_docker_has_and_kiln_has_not_is_said() {
+    let s = Sandbox::bare("FROM scratch\nCOPY Dockerfile /\n");
+    s.kiln(&["ps"]).fails(2).says(&["kiln run", "unrecognized subcommand 'ps'"]);
+    s.build(&["--cgroup-parent", "x"]).fails(2).says(&["--cgroup-parent is not supported"]);
+    s.build(&["-D"]).ok().says(&["--debug changes nothing", "kiln logs"]);
+    s.kiln(&["buildx", "build", "-q", "ctx"]).ok();
 }

@@ -234,8 +234,6 @@ pub struct Resources {
     pub cpuset_mems: Option<String>,
     /// Number of processes.
     pub pids: Option<u64>,
-    /// The group under which its own is made.
-    pub cgroup_parent: Option<String>,
 }
 
 /// Proxy settings, as variables in lower and upper case. They say how this machine reaches the network and nothing of

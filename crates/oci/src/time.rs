@@ -37,6 +37,11 @@ impl Timestamp {
     pub fn seconds_until(&self, later: Timestamp) -> i64 {
         later.seconds() - self.seconds()
     }
+
+    /// Time from `self` to `later`; zero if `later` is before.
+    pub fn duration_until(&self, later: Timestamp) -> std::time::Duration {
+        later.0.duration_since(self.0).try_into().unwrap_or_default()
+    }
 }
 
 impl TryFrom<std::time::SystemTime> for Timestamp {

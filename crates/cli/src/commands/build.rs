@@ -143,9 +143,6 @@ pub struct BuildArgs {
     /// Memory nodes that RUN may use
     #[arg(long, value_name = "NODES")]
     pub cpuset_mems: Option<String>,
-    /// Control group under which those of RUN are made
-    #[arg(long, value_name = "PATH")]
-    pub cgroup_parent: Option<String>,
     /// Steps that run at once, not counting those that sleep [default: processors]
     #[arg(short, long, value_name = "NUMBER")]
     pub jobs: Option<usize>,
@@ -202,6 +199,10 @@ pub struct Legacy {
     pub force_rm: bool,
     #[arg(long, hide = true)]
     pub compress: bool,
+    #[arg(short = 'D', long, hide = true)]
+    pub debug: bool,
+    #[arg(long, hide = true, value_name = "PATH")]
+    pub cgroup_parent: Option<String>,
     #[arg(long, hide = true, value_name = "VALUE")]
     pub isolation: Option<String>,
     #[arg(long, hide = true, value_name = "VALUE")]
@@ -243,19 +244,22 @@ impl Legacy {
                 "--isolation",
                 "only Linux containers are made",
             ),
+            (self.cgroup_parent.is_some(), "--cgroup-parent", "start kiln itself in that group"),
             (self.builder.as_deref().is_some_and(|v| v != "default"), "--builder", "kiln builds in its own process"),
         ];
         if let Some((_, flag, why)) = unsupported.iter().find(|u| u.0) {
             return Err(format!("{flag} is not supported: {why}"));
         }
         let mut notes = Vec::new();
-        for (given, flag) in [(self.rm.is_some(), "--rm"), (self.force_rm, "--force-rm"), (self.compress, "--compress")]
-        {
-            if given {
-                notes.push(format!(
-                    "{flag} changes nothing: there are no intermediate containers and no upload to a daemon"
-                ));
-            }
+        let no_daemon = "there are no intermediate containers and no upload to a daemon";
+        let given = [
+            (self.rm.is_some(), "--rm", no_daemon),
+            (self.force_rm, "--force-rm", no_daemon),
+            (self.compress, "--compress", no_daemon),
+            (self.debug, "--debug", "`kiln logs` shows the whole output in any case"),
+        ];
+        for (_, flag, why) in given.iter().filter(|g| g.0) {
+            notes.push(format!("{flag} changes nothing: {why}"));
         }
         Ok(notes)
     }

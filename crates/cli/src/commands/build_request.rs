@@ -300,7 +300,6 @@ fn resources(args: &BuildArgs) -> Result<Resources> {
         cpuset_cpus: args.cpuset_cpus.clone(),
         cpuset_mems: args.cpuset_mems.clone(),
         pids: None,
-        cgroup_parent: args.cgroup_parent.clone(),
     };
     if let Some(cpus) = &args.cpus {
         let count: f64 = cpus

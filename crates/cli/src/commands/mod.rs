@@ -84,7 +84,7 @@ enum Command {
     Cache(cache::CacheArgs),
     Prune(prune::PruneArgs),
     System(system::SystemArgs),
-    #[command(hide = true)]
+    #[command(hide = true, alias = "buildx")]
     Builder(system::BuilderArgs),
     Login(login::LoginArgs),
     Logout(logout::LogoutArgs),
