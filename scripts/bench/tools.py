@@ -1,4 +1,4 @@
-"""The builders that are compared: how each is started, told to build, and made to forget."""
+"""The builders that are compared: how each is started and told to build."""
 
 import os
 import re
@@ -71,11 +71,20 @@ def read(path):
         return ""
 
 
+def threads(pid):
+    """The threads of a process; none if that is gone."""
+    try:
+        return os.listdir(f"/proc/{pid}/task")
+    except OSError:
+        return []
+
+
 def descendants(pid):
     found, todo = [], [pid]
     while todo:
-        for path in Path(f"/proc/{todo.pop()}/task").glob("*/children"):
-            children = read(path).split()
+        pid = todo.pop()
+        for thread in threads(pid):
+            children = read(f"/proc/{pid}/task/{thread}/children").split()
             found += children
             todo += children
     return found
@@ -127,10 +136,6 @@ class Kiln(Tool):
 
     def build_argv(self):
         return [self.binary, "build", "--progress=plain"]
-
-    def forget(self, base):
-        shutil.rmtree(self.work / "root", ignore_errors=True)
-        self.base(base)
 
 
 class Docker(Tool):
@@ -190,10 +195,6 @@ class Docker(Tool):
     def build_argv(self):
         return [self.client] + (["buildx", "build"] if self.buildx else ["build"]) + ["--progress=plain", "--network=host"]
 
-    def forget(self, base):
-        self.run(self.client, "image", "rm", "-f", "bench")
-        self.run(self.client, "builder", "prune", "-af")
-
     def daemon_cpu(self):
         """Of dockerd, the containerd that it started, and their children that have ended."""
         if not self.daemon:
@@ -243,10 +244,6 @@ class Buildah(Tool):
             more = self.run(*push, "bench", f"oci-archive:{attributes['dest']}")
             sample = Sample(sample.wall + more.wall, sample.cpu + more.cpu, max(sample.memory, more.memory))
         return sample
-
-    def forget(self, base):
-        self.run(self.binary, *self.storage, "rmi", "--all", "--force")
-        self.base(base)
 
     def stop(self):
         subprocess.run(["umount", "-l", str(self.work / "root" / "overlay")], capture_output=True)
