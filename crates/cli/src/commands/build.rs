@@ -7,6 +7,13 @@ use clap::{Args, ValueHint};
 use super::debug::ToolsArgs;
 use crate::progress::Mode;
 
+const INPUT: &str = "What to build";
+const RESULT: &str = "Result";
+const PROOF: &str = "Secrets and checks of the result";
+const CACHE: &str = "Cache";
+const STEPS: &str = "Steps";
+const VIEW: &str = "Progress and debugging";
+
 /// Build an image from a Dockerfile
 ///
 /// CONTEXT is a directory, a git or HTTP URL, or `-` for a tar archive (or a Dockerfile alone) on standard input.
@@ -30,140 +37,140 @@ pub struct BuildArgs {
     pub context: String,
 
     /// Dockerfile: a path, a URL or `-` [default: CONTEXT/Dockerfile]
-    #[arg(short, long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    #[arg(help_heading = INPUT, short, long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     pub file: Option<String>,
-    /// Name for the result, `name[:tag]`
-    #[arg(short, long = "tag", value_name = "NAME")]
-    pub tags: Vec<String>,
     /// Stage to build, by name or number
-    #[arg(long, value_name = "STAGE")]
+    #[arg(help_heading = INPUT, long, value_name = "STAGE")]
     pub target: Option<String>,
     /// Set an ARG; without `=VALUE` it is taken from the environment
-    #[arg(long = "build-arg", value_name = "NAME[=VALUE]")]
+    #[arg(help_heading = INPUT, long = "build-arg", value_name = "NAME[=VALUE]")]
     pub build_args: Vec<String>,
     /// Named context: a directory, docker-image://, oci-layout://, deb://, a git or HTTP URL
-    #[arg(long = "build-context", value_name = "NAME=VALUE")]
+    #[arg(help_heading = INPUT, long = "build-context", value_name = "NAME=VALUE")]
     pub build_contexts: Vec<String>,
     /// Platforms to build for, such as linux/arm64
-    #[arg(long = "platform", value_name = "PLATFORM", value_delimiter = ',')]
+    #[arg(help_heading = INPUT, long = "platform", value_name = "PLATFORM", value_delimiter = ',')]
     pub platforms: Vec<String>,
+
+    /// Name for the result, `name[:tag]`
+    #[arg(help_heading = RESULT, short, long = "tag", value_name = "NAME")]
+    pub tags: Vec<String>,
     /// Where the result goes: type=image|oci|docker|tar|local|cacheonly|registry, a directory, or `-`
-    #[arg(short, long = "output", value_name = "SPEC")]
+    #[arg(help_heading = RESULT, short, long = "output", value_name = "SPEC")]
     pub outputs: Vec<String>,
     /// Keep the result in the image store; the same as --output=type=docker
-    #[arg(long)]
+    #[arg(help_heading = RESULT, long)]
     pub load: bool,
     /// Upload the result; the same as --output=type=registry
-    #[arg(long)]
+    #[arg(help_heading = RESULT, long)]
     pub push: bool,
     /// Label of the image
-    #[arg(long = "label", value_name = "KEY=VALUE")]
+    #[arg(help_heading = RESULT, long = "label", value_name = "KEY=VALUE")]
     pub labels: Vec<String>,
     /// Annotation, `[type:]key=value`
-    #[arg(long = "annotation", value_name = "ANNOTATION")]
+    #[arg(help_heading = RESULT, long = "annotation", value_name = "ANNOTATION")]
     pub annotations: Vec<String>,
+    /// Write the image ID to a file
+    #[arg(help_heading = RESULT, long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub iidfile: Option<PathBuf>,
+    /// Write the result's digests to a JSON file
+    #[arg(help_heading = RESULT, long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub metadata_file: Option<PathBuf>,
 
     /// Secret for RUN --mount=type=secret: `id=ID[,src=PATH|,env=VAR]`
-    #[arg(long = "secret", value_name = "SPEC")]
+    #[arg(help_heading = PROOF, long = "secret", value_name = "SPEC")]
     pub secrets: Vec<String>,
     /// ssh agent or keys for RUN --mount=type=ssh: `default|ID[=SOCKET|KEY[,KEY]]`
-    #[arg(long = "ssh", value_name = "SPEC")]
+    #[arg(help_heading = PROOF, long = "ssh", value_name = "SPEC")]
     pub ssh: Vec<String>,
-    /// What to do if a secret is found in the result
-    #[arg(long, value_name = "POLICY", default_value = "fail")]
+    /// What to do if a secret is found in the result; what only looks like one is never more than a warning
+    #[arg(help_heading = PROOF, long, value_name = "POLICY", default_value = "fail")]
     pub leaks: OnFinding,
     /// What to do if the image's command, or a program of the last stage, lacks its loader, interpreter or libraries
-    #[arg(long, value_name = "POLICY", default_value = "warn")]
+    #[arg(help_heading = PROOF, long, value_name = "POLICY", default_value = "warn")]
     pub check_programs: OnFinding,
 
-    /// What to do when a step fails: end, or first open a shell in the files as it left them
-    #[arg(long, value_name = "WHAT", default_value = "fail")]
-    pub on_error: OnError,
-    #[command(flatten)]
-    pub tools: ToolsArgs,
-
     /// Do not use the cache
-    #[arg(long)]
+    #[arg(help_heading = CACHE, long)]
     pub no_cache: bool,
     /// Do not use the cache for these stages
-    #[arg(long, value_name = "STAGE", value_delimiter = ',')]
+    #[arg(help_heading = CACHE, long, value_name = "STAGE", value_delimiter = ',')]
     pub no_cache_filter: Vec<String>,
     /// Ask the registry for newer base images
-    #[arg(long)]
+    #[arg(help_heading = CACHE, long)]
     pub pull: bool,
     /// Cache to import: an image name, or type=registry,ref=NAME, type=local,src=DIR, type=s3,region=…,bucket=…
-    #[arg(long = "cache-from", value_name = "SPEC")]
+    #[arg(help_heading = CACHE, long = "cache-from", value_name = "SPEC")]
     pub cache_from: Vec<String>,
     /// Cache to export: type=registry,ref=NAME, type=local,dest=DIR, type=s3,…, inline; mode=max for all stages, mounts=all for cache mounts
-    #[arg(long = "cache-to", value_name = "SPEC")]
+    #[arg(help_heading = CACHE, long = "cache-to", value_name = "SPEC")]
     pub cache_to: Vec<String>,
     /// Tell for each step why it was not cached
-    #[arg(long)]
+    #[arg(help_heading = CACHE, long)]
     pub explain_cache: bool,
 
     /// Network of RUN: default, none or host
-    #[arg(long, value_name = "MODE", default_value = "default")]
+    #[arg(help_heading = STEPS, long, value_name = "MODE", default_value = "default")]
     pub network: String,
     /// Line of /etc/hosts for RUN, `host:ip`
-    #[arg(long = "add-host", value_name = "HOST:IP")]
+    #[arg(help_heading = STEPS, long = "add-host", value_name = "HOST:IP")]
     pub add_hosts: Vec<String>,
     /// Allow what is otherwise refused: network.host, security.insecure
-    #[arg(long = "allow", value_name = "ENTITLEMENT", value_delimiter = ',')]
+    #[arg(help_heading = STEPS, long = "allow", value_name = "ENTITLEMENT", value_delimiter = ',')]
     pub allow: Vec<String>,
     /// Size of /dev/shm in RUN, such as 128m
-    #[arg(long, value_name = "BYTES")]
+    #[arg(help_heading = STEPS, long, value_name = "BYTES")]
     pub shm_size: Option<String>,
     /// Limit of a process in RUN, `type=soft[:hard]`
-    #[arg(long = "ulimit", value_name = "LIMIT")]
+    #[arg(help_heading = STEPS, long = "ulimit", value_name = "LIMIT")]
     pub ulimits: Vec<String>,
     /// Limits of a RUN step: memory=, memory-swap=, cpu-shares=, cpu-period=, cpu-quota=, cpuset-cpus=, cpuset-mems=
-    #[arg(long = "resource", value_name = "NAME=VALUE", value_delimiter = ',')]
+    #[arg(help_heading = STEPS, long = "resource", value_name = "NAME=VALUE", value_delimiter = ',')]
     pub resources: Vec<String>,
     /// Memory of a RUN step, such as 2g
-    #[arg(short, long, value_name = "BYTES")]
+    #[arg(help_heading = STEPS, short, long, value_name = "BYTES")]
     pub memory: Option<String>,
     /// Memory and swap of a RUN step; -1 for no limit
-    #[arg(long, value_name = "BYTES", allow_hyphen_values = true)]
+    #[arg(help_heading = STEPS, long, value_name = "BYTES", allow_hyphen_values = true)]
     pub memory_swap: Option<String>,
     /// Processors of a RUN step, such as 1.5
-    #[arg(long, value_name = "NUMBER")]
+    #[arg(help_heading = STEPS, long, value_name = "NUMBER")]
     pub cpus: Option<String>,
     /// Weight of a RUN step
-    #[arg(short, long, value_name = "WEIGHT")]
+    #[arg(help_heading = STEPS, short, long, value_name = "WEIGHT")]
     pub cpu_shares: Option<u64>,
     /// Period of --cpu-quota in microseconds
-    #[arg(long, value_name = "MICROSECONDS")]
+    #[arg(help_heading = STEPS, long, value_name = "MICROSECONDS")]
     pub cpu_period: Option<u64>,
     /// Processor time of a RUN step in each period, in microseconds
-    #[arg(long, value_name = "MICROSECONDS", allow_hyphen_values = true)]
+    #[arg(help_heading = STEPS, long, value_name = "MICROSECONDS", allow_hyphen_values = true)]
     pub cpu_quota: Option<i64>,
     /// Processors that RUN may use, such as 0-3
-    #[arg(long, value_name = "CPUS")]
+    #[arg(help_heading = STEPS, long, value_name = "CPUS")]
     pub cpuset_cpus: Option<String>,
     /// Memory nodes that RUN may use
-    #[arg(long, value_name = "NODES")]
+    #[arg(help_heading = STEPS, long, value_name = "NODES")]
     pub cpuset_mems: Option<String>,
     /// Steps that run at once, not counting those that sleep [default: processors]
-    #[arg(short, long, value_name = "NUMBER")]
+    #[arg(help_heading = STEPS, short, long, value_name = "NUMBER")]
     pub jobs: Option<usize>,
 
     /// How progress is shown
-    #[arg(long, value_name = "MODE", default_value = "auto", env = "BUILDKIT_PROGRESS")]
+    #[arg(help_heading = VIEW, long, value_name = "MODE", default_value = "auto", env = "BUILDKIT_PROGRESS")]
     pub progress: Mode,
     /// Print the image ID only
-    #[arg(short, long)]
+    #[arg(help_heading = VIEW, short, long)]
     pub quiet: bool,
-    /// Write the image ID to a file
-    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
-    pub iidfile: Option<PathBuf>,
-    /// Write the result's digests to a JSON file
-    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
-    pub metadata_file: Option<PathBuf>,
+    /// What to do when a step fails: end, or first open a shell in the files as it left them
+    #[arg(help_heading = VIEW, long, value_name = "WHAT", default_value = "fail")]
+    pub on_error: OnError,
+    #[command(flatten)]
+    pub tools: ToolsArgs,
     /// Check the Dockerfile instead of building; the same as --call=check
-    #[arg(long)]
+    #[arg(help_heading = VIEW, long)]
     pub check: bool,
     /// Evaluate instead of building: build, check, outline or targets; `,format=json`
-    #[arg(long, value_name = "METHOD", default_value = "build")]
+    #[arg(help_heading = VIEW, long, value_name = "METHOD", default_value = "build")]
     pub call: String,
 
     #[command(flatten)]
@@ -182,7 +189,7 @@ pub enum OnError {
 /// What to do if a check of the result finds something.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 pub enum OnFinding {
-    /// Write no result (what only looks like a credential is a warning all the same)
+    /// Write no result
     Fail,
     /// Warn
     Warn,
