@@ -5,7 +5,7 @@
 //! the results joinable. So the bytes depend on the input and the level only. The header has no time, no name and the
 //! "unknown" operating system.
 //!
-//! Blocks that hardly get smaller (archives, pictures, what is encrypted) are not tried hard.
+//! Blocks that hardly get smaller (archives, pictures, what is encrypted) are not tried hard, or stored as they are.
 //!
 //! The caller's thread collects input, hands full blocks to the workers and writes finished ones in order. Workers are
 //! started with the first full block: a small layer costs no thread.
@@ -30,41 +30,83 @@ const BLOCKS_PER_WORKER: usize = 2;
 /// How a block is looked at before it is compressed: so many pieces of this length.
 const SAMPLES: usize = 4;
 const SAMPLE: usize = 16 * 1024;
-/// From so many bits for each byte on there is nothing to gain but repetitions: what was compressed or encrypted has 7.95.
-const INCOMPRESSIBLE: f64 = 7.9;
+/// How much more often than in noise two bytes may be the same, in percent, where there is little to gain but repetitions.
+const INCOMPRESSIBLE: u64 = 14;
+/// The same for noise itself, in each piece of [`PIECE`] bytes: 5 % of text in one would give more.
+const NOISE: u64 = 3;
+const PIECE: usize = 64 * 1024;
 
 /// The compressors of one thread.
 struct Levels {
     wanted: Compressor,
-    /// For what does not get smaller: it still finds long repetitions, five times faster.
+    /// For what hardly gets smaller: it still finds repetitions, five times faster.
     fast: Compressor,
+    /// For what does not get smaller at all.
+    none: Compressor,
+    /// Where they write to.
+    out: Vec<u8>,
 }
 
 impl Levels {
     fn new(level: CompressionLvl) -> Self {
-        let lowest = CompressionLvl::new(i32::from(level).min(1)).unwrap_or(level);
-        Self { wanted: Compressor::new(level), fast: Compressor::new(lowest) }
+        let at_most = |most: i32| CompressionLvl::new(i32::from(level).min(most)).unwrap_or(level);
+        let [wanted, fast, none] = [level, at_most(1), at_most(0)].map(Compressor::new);
+        Self { wanted, fast, none, out: Vec::new() }
     }
 
-    /// Which one is used depends on the block alone.
-    fn of(&mut self, block: &[u8]) -> &mut Compressor {
-        if is_incompressible(block) { &mut self.fast } else { &mut self.wanted }
+    /// A whole stream, with a little room behind it. How hard it is tried depends on the block alone.
+    fn deflate(&mut self, block: &[u8]) -> io::Result<Vec<u8>> {
+        let bound = self.wanted.deflate_compress_bound(block.len());
+        if self.out.len() < bound {
+            self.out.resize(bound, 0);
+        }
+        let compressor = if !is_incompressible(block) {
+            &mut self.wanted
+        } else if is_noise(block) && !self.repeats(&block[..SAMPLE])? {
+            &mut self.none
+        } else {
+            &mut self.fast
+        };
+        let length = compressor.deflate_compress(block, &mut self.out).map_err(io::Error::other)?;
+        let mut compressed = Vec::with_capacity(length + 8);
+        compressed.extend_from_slice(&self.out[..length]);
+        Ok(compressed)
+    }
+
+    /// Whether there is something to gain in a piece though its bytes are as frequent as in noise.
+    fn repeats(&mut self, piece: &[u8]) -> io::Result<bool> {
+        let length = self.fast.deflate_compress(piece, &mut self.out).map_err(io::Error::other)?;
+        Ok(length < piece.len() - piece.len() / 64)
     }
 }
 
-/// By how often each byte value is there.
+/// By how often each byte value is in a few places.
 fn is_incompressible(block: &[u8]) -> bool {
     if block.len() < SAMPLES * SAMPLE {
         return false;
     }
-    let mut counts = [0_u32; 256];
-    for sample in 0..SAMPLES {
-        let start = (block.len() - SAMPLE) / (SAMPLES - 1) * sample;
-        block[start..start + SAMPLE].iter().for_each(|byte| counts[usize::from(*byte)] += 1);
+    let start = |sample| (block.len() - SAMPLE) / (SAMPLES - 1) * sample;
+    unevenness((0..SAMPLES).map(|sample| &block[start(sample)..][..SAMPLE])) <= INCOMPRESSIBLE
+}
+
+/// By how often each byte value is everywhere.
+fn is_noise(block: &[u8]) -> bool {
+    block.chunks_exact(PIECE).all(|piece| unevenness([piece].into_iter()) <= NOISE)
+}
+
+/// How much more often, in percent, two bytes of the pieces are the same than if all values were as frequent. Integers only:
+/// what is written must not depend on a machine's arithmetic.
+fn unevenness<'a>(pieces: impl Iterator<Item = &'a [u8]>) -> u64 {
+    // Several tables: an addition need not wait for the last one to the same place.
+    let mut counts = [[0_u64; 256]; 4];
+    let mut total = 0;
+    for four in pieces.flat_map(|piece| piece.chunks_exact(4)) {
+        counts.iter_mut().zip(four).for_each(|(table, byte)| table[usize::from(*byte)] += 1);
+        total += 4;
     }
-    let total = (SAMPLES * SAMPLE) as f64;
-    let shares = counts.iter().filter(|count| **count > 0).map(|count| f64::from(*count) / total);
-    shares.map(|share| -share * share.log2()).sum::<f64>() >= INCOMPRESSIBLE
+    let count = |value: usize| counts.iter().map(|table| table[value]).sum::<u64>();
+    let same: u64 = (0..256).map(|value| count(value).pow(2)).sum();
+    (same * 256 * 100 / (total * total)).saturating_sub(100)
 }
 
 /// One block of input.
@@ -229,14 +271,40 @@ fn work(queue: &Mutex<Receiver<Job>>, level: CompressionLvl) {
 fn compress(levels: &mut Levels, input: Vec<u8>, last: bool) -> io::Result<Done> {
     let mut crc = crc32fast::Hasher::new();
     crc.update(&input);
-    let compressor = levels.of(&input);
-    let mut compressed = vec![0; compressor.deflate_compress_bound(input.len())];
-    let length = compressor.deflate_compress(&input, &mut compressed).map_err(io::Error::other)?;
-    compressed.truncate(length);
-    // It waits for the blocks before it.
-    compressed.shrink_to(length + 8);
+    let mut compressed = levels.deflate(&input)?;
     if !last {
         blocks::make_joinable(&mut compressed)?;
     }
     Ok(Done { compressed, crc, input })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Of a block at level 6, in percent.
+    fn size(block: &[u8]) -> usize {
+        let level = CompressionLvl::new(6).expect("level");
+        Levels::new(level).deflate(block).expect("deflate").len() * 100 / block.len()
+    }
+
+    #[test]
+    fn noise_is_stored_but_not_what_is_hidden_in_it() {
+        let mut state = 1_u64;
+        let mut noise = |length: usize| -> Vec<u8> {
+            let next = |_| {
+                state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+                (state >> 56) as u8
+            };
+            (0..length).map(next).collect()
+        };
+        let plain = noise(BLOCK);
+        assert!(is_incompressible(&plain) && is_noise(&plain));
+        assert_eq!(size(&plain), 100);
+        assert_eq!(size(&noise(8192).repeat(BLOCK / 8192)), 1, "repetitions");
+        let mut text = plain;
+        text[400_000..500_000].copy_from_slice(&b"a line of text\n".repeat(7000)[..100_000]);
+        assert!(is_incompressible(&text), "it is not where samples are taken");
+        assert!(size(&text) <= 91, "text between the samples");
+    }
 }
