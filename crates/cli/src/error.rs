@@ -167,6 +167,12 @@ fn hint(error: &Error) -> Option<String> {
         Error::Store(kiln_engine::store::Error::DiskFull { .. }) => {
             Some("`kiln system df` shows what uses the space, `kiln prune` frees it".to_owned())
         }
+        Error::Store(
+            kiln_engine::store::Error::BlobDamaged { .. }
+            | kiln_engine::store::Error::BlobMissing(_)
+            | kiln_engine::store::Error::LayerMissing(_),
+        ) => Some(kiln_engine::error::REMAKE.to_owned()),
+        Error::LostLayer { cause, .. } => hint(cause),
         Error::Rootfs(RootfsError::UnfitFileSystem { .. }) => Some(
             "choose another directory for the store with --root or KILN_ROOT: in GitLab CI one below $CI_PROJECT_DIR, in \
              Kubernetes an emptyDir volume, in docker a volume"

@@ -81,6 +81,11 @@ pub enum ImportSource {
 impl Engine {
     /// Writes images. Layers that were left in their registry are fetched.
     pub fn save_images(&self, request: &SaveRequest, step: &Step) -> Result<()> {
+        let names: Vec<String> = request.images.iter().map(shown).collect();
+        self.save_whole(request, step).map_err(|e| e.of_image(&names.join(" or ")))
+    }
+
+    fn save_whole(&self, request: &SaveRequest, step: &Step) -> Result<()> {
         for image in &request.images {
             self.fetch_layers(&image.target, request.platform.as_ref(), step)?;
         }
@@ -198,4 +203,9 @@ impl Engine {
         }
         Ok(draft)
     }
+}
+
+/// An image by its first name, or else by its digest.
+fn shown(image: &SaveImage) -> String {
+    image.names.first().map_or_else(|| image.target.digest.short(), Reference::familiar)
 }

@@ -11,6 +11,9 @@ use crate::leaks::Leak;
 /// Result of an engine operation.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
+/// What to do about an image of which something is missing.
+pub const REMAKE: &str = "build the image again, or pull or load it again";
+
 /// Why a build or another operation failed.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -43,13 +46,13 @@ pub enum Error {
     /// The build was interrupted.
     #[error("interrupted")]
     Cancelled,
-    /// A layer that an imported cache promised can't be had. What it was made by has to run.
-    #[error("cached layer {}: {cause}", blob.short())]
+    /// A layer can't be had: an imported cache promised it, or it was damaged in the store. What it was made by has to run.
+    #[error("{cause}")]
     LostLayer {
         /// The layer in the store.
         layer: kiln_store::LayerId,
-        /// Its blob.
-        blob: Box<kiln_oci::Digest>,
+        /// Its blob, if it had one.
+        blob: Option<Box<kiln_oci::Digest>>,
         /// Why.
         cause: Box<Error>,
     },
@@ -137,15 +140,28 @@ impl Error {
         Self::Request { message: message.into(), hint: Some(hint.into()) }
     }
 
-    /// What it means that a layer can't be had: if it came with a cache, it can be made again.
+    /// What it means that a layer can't be had: if it came with a cache, or was made here, it can be made again.
     pub fn lost(layer: &kiln_store::Layer, cause: Self) -> Self {
-        let cached = crate::layers::Remote::of(layer).is_some_and(|r| r.cache.is_some());
-        match (&cause, layer.blobs.first()) {
-            (Self::LostLayer { .. }, _) | (_, None) => cause,
-            (_, Some(blob)) if cached => {
-                Self::LostLayer { layer: layer.id, blob: Box::new(blob.descriptor.digest), cause: Box::new(cause) }
+        use kiln_store::Error::{BlobDamaged, BlobMissing, LayerMissing};
+        let remote = crate::layers::Remote::of(layer);
+        let damaged = matches!(cause, Self::Store(BlobDamaged { .. } | BlobMissing(_) | LayerMissing(_)));
+        let can_be_made = remote.map_or(damaged, |r| r.cache.is_some());
+        if matches!(cause, Self::LostLayer { .. }) || !can_be_made {
+            return cause;
+        }
+        let blob = layer.blobs.first().map(|b| Box::new(b.descriptor.digest));
+        Self::LostLayer { layer: layer.id, blob, cause: Box::new(cause) }
+    }
+
+    /// If it is that a part of an image is missing in the store: of this image.
+    pub fn of_image(self, image: &str) -> Self {
+        use kiln_store::Error::{BlobDamaged, BlobMissing, LayerMissing};
+        match self {
+            Self::LostLayer { cause, .. } => cause.of_image(image),
+            Self::Store(cause @ (BlobDamaged { .. } | BlobMissing(_) | LayerMissing(_))) => {
+                Self::request_with_hint(format!("the image {image} is damaged: {cause}"), REMAKE)
             }
-            _ => cause,
+            other => other,
         }
     }
 

@@ -119,10 +119,13 @@ impl Unpacker {
         let mut unpacked = self.unpacked.lock().unwrap_or_else(PoisonError::into_inner);
         for (index, id) in layers.iter().enumerate().filter(|(_, id)| !unpacked.contains(id)).collect::<Vec<_>>() {
             let layer = self.store.layers().get(id)?;
-            if layer.unpacked {
+            if !layer.unpacked {
+                missing.push((index, layer));
+            } else if self.store.layers().intact(id)? {
                 unpacked.insert(*id);
             } else {
-                missing.push((index, layer));
+                let gone = || Error::lost(&layer, kiln_store::Error::LayerMissing(*id).into());
+                missing.push((index, self.store.layers().find(id)?.ok_or_else(gone)?));
             }
         }
         Ok(missing)
@@ -165,12 +168,29 @@ impl Unpacker {
                 reporter.done(blob.size, "is here");
                 return Ok(None);
             }
-            match self.unpack_blob(layer, blob, &reporter) {
+            match self.unpack_good(layer, blob, &reporter) {
                 Ok(unfinished) => return Ok(unfinished),
                 Err(error) => failure = error,
             }
         }
         if is_done { Ok(None) } else { Err(Error::lost(layer, failure)) }
+    }
+
+    /// Unpacks a blob; one that was damaged here is fetched again, if it is known from where.
+    fn unpack_good(&self, layer: &Layer, blob: &Descriptor, reporter: &Reporter) -> Result<Option<Pending>> {
+        let content = self.store.content();
+        let was_here = content.holds(blob)?;
+        let failure = match self.unpack_blob(layer, blob, reporter) {
+            Err(error) if was_here => error,
+            other => return other,
+        };
+        match content.check(&blob.digest) {
+            Err(kiln_store::Error::BlobDamaged { .. }) if layer.remote.is_some() => {
+                self.unpack_blob(layer, blob, reporter)
+            }
+            Err(damage @ kiln_store::Error::BlobDamaged { .. }) => Err(damage.into()),
+            _ => Err(failure),
+        }
     }
 
     fn unpack_blob(&self, layer: &Layer, blob: &Descriptor, reporter: &Reporter) -> Result<Option<Pending>> {

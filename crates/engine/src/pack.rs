@@ -212,7 +212,7 @@ impl Engine {
         for blob in &layer.blobs {
             let wanted = blob.compression == format.compression && blob.level == format.level;
             let foreign = layer.remote.is_some() && !format.force;
-            if (wanted || foreign) && (layer.remote.is_some() || self.store.content().has(&blob.descriptor.digest)?) {
+            if (wanted || foreign) && (layer.remote.is_some() || self.store.content().holds(&blob.descriptor)?) {
                 return Ok(Some(Packed { diff_id, descriptor: typed(blob, format.oci) }));
             }
         }
@@ -224,7 +224,7 @@ impl Engine {
         let Some(key) = clamped_key(&layer.id, options) else { return Ok(None) };
         let packed = self.store.meta().get_as::<Packed>(&key)?;
         Ok(match packed {
-            Some(packed) if self.store.content().has(&packed.descriptor.digest)? => Some(packed),
+            Some(packed) if self.store.content().holds(&packed.descriptor)? => Some(packed),
             _ => None,
         })
     }

@@ -20,7 +20,7 @@ impl Engine {
     /// Uploads an image; blobs that the registry has are left out.
     pub fn push_image(&self, name: &Reference, target: &Descriptor, by_digest: bool, step: &Step) -> Result<()> {
         let origin = self.origin(&target.digest)?;
-        self.push_target(name, target, by_digest, origin.as_ref(), step)
+        self.push_target(name, target, by_digest, origin.as_ref(), step).map_err(|e| e.of_image(&name.familiar()))
     }
 
     fn push_target(
@@ -86,7 +86,7 @@ impl Engine {
     ) -> Result<()> {
         let from = self.blob_origin(&blob.digest)?.or_else(|| origin.cloned());
         let reporter = step.reporter(item);
-        if !self.store.content().has(&blob.digest)? {
+        if !self.store.content().holds(blob)? {
             // A layer of a base that was never needed here: it goes from registry to registry.
             if self.registry.has_blob(name, &blob.digest)? {
                 reporter.done(blob.size, "is there");
@@ -99,7 +99,11 @@ impl Engine {
         let pushed_before = pushed_key(name, blob);
         let before = self.store.meta().get_as::<String>(&pushed_before)?;
         let mounts: Vec<Reference> = from.into_iter().chain(before.iter().filter_map(|n| n.parse().ok())).collect();
-        match self.registry.push_blob(name, blob, &source, &mounts)? {
+        let pushed = self.registry.push_blob(name, blob, &source, &mounts);
+        // Whatever the registry made of it: if the blob is damaged, that is why.
+        let pushed =
+            pushed.map_err(|e| self.store.content().check(&blob.digest).err().map_or(e.into(), Error::from))?;
+        match pushed {
             Pushed::Exists => reporter.done(blob.size, "is there"),
             Pushed::Mounted(from) => reporter.done(blob.size, &format!("mounted from {from}")),
             Pushed::Uploaded(_) => reporter.done(blob.size, ""),

@@ -169,6 +169,17 @@ impl Resolved {
         }
     }
 
+    /// The name of a base image that has this layer.
+    pub fn base_with(&self, blob: &Digest) -> Option<String> {
+        let known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        known.iter().find_map(|(key, slot)| {
+            let slot = slot.lock().unwrap_or_else(PoisonError::into_inner);
+            let Some(Meaning::Image(image)) = &*slot else { return None };
+            let has_it = image.manifest.layers.iter().any(|l| l.digest == *blob);
+            has_it.then(|| key.split(' ').nth(1).unwrap_or_default().to_owned())
+        })
+    }
+
     /// The identity of a source that was resolved.
     pub fn identity(&self, vertex: &Vertex) -> Option<Digest> {
         let kiln_graph::Op::Source(source) = &vertex.op else { return None };

@@ -88,7 +88,7 @@ pub fn run_image(engine: &Arc<Engine>, request: &RunRequest, attach: &dyn Attach
     let image = engine.image_by_name_or_id(&request.image)?;
     let snapshot = engine.image_snapshot(&image)?;
     let draft = engine.store.layers().draft()?;
-    let root = engine.views.writable(&snapshot, draft.fs(), draft.work())?;
+    let root = engine.views.writable(&snapshot, draft.fs(), draft.work()).map_err(|e| e.of_image(&request.image))?;
     let (spec, shell) = process(engine, request, &image.config.config, &root)?;
     attach.starting();
     let exit = engine.executor()?.run(spec, |started| attach.started(started), cancel);
@@ -113,7 +113,7 @@ impl Engine {
         if text.trim_start_matches("sha256:").chars().all(|c| c.is_ascii_hexdigit())
             && let Some(image) = self.store.images().by_id(text)?
         {
-            return self.known(&image.target, &host, None);
+            return self.known(&image.target, &host, None).map_err(|e| e.of_image(text));
         }
         match name {
             Ok(name) => self.find_image(&name, &host, false),

@@ -61,7 +61,13 @@ impl Engine {
                 self.uses_image(image.target.digest);
                 Ok(Some(known))
             }
-            Err(Error::Store(kiln_store::Error::BlobMissing(_) | kiln_store::Error::NoPlatform { .. })) => Ok(None),
+            Err(Error::Store(kiln_store::Error::NoPlatform { .. })) => Ok(None),
+            Err(Error::Store(e @ (kiln_store::Error::BlobMissing(_) | kiln_store::Error::BlobDamaged { .. }))) => {
+                // Other platforms of an index are asked for where it came from, and so is what was damaged.
+                let elsewhere =
+                    media::is_index(&image.target.media_type) || self.origin(&image.target.digest)?.is_some();
+                if elsewhere { Ok(None) } else { Err(Error::from(e).of_image(&name.familiar())) }
+            }
             Err(e) => Err(e),
         }
     }
@@ -138,7 +144,7 @@ impl Engine {
     /// Makes sure that the blobs are in the store.
     pub fn fetch_missing(&self, blobs: &[Descriptor], remotes: &BTreeMap<Digest, String>) -> Result<()> {
         for blob in blobs {
-            if self.store.content().has(&blob.digest)? {
+            if self.store.content().holds(blob)? {
                 continue;
             }
             let remote = remotes.get(&blob.digest).and_then(|r| serde_json::from_str::<Remote>(r).ok());
@@ -161,7 +167,7 @@ impl Engine {
     /// A blob into the store, without unpacking it. A download that was cut off goes on where it was.
     pub(crate) fn fetch_blob(&self, name: &Reference, blob: &Descriptor, step: Option<&Step>) -> Result<()> {
         let _lock = self.store.lock(&format!("blob.{}", blob.digest.hex()), &mut || {})?;
-        if self.store.content().has(&blob.digest)? {
+        if self.store.content().holds(blob)? {
             return Ok(());
         }
         let item = format!("layer {}", blob.digest.short());

@@ -8,7 +8,7 @@ use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use kiln_oci::{Digest, Hasher};
+use kiln_oci::{Descriptor, Digest, Hasher};
 use rustix::fs::FlockOperation;
 
 use crate::error::{Context, Error, Result};
@@ -81,8 +81,37 @@ impl Content<'_> {
         }
         let mut hasher = digest.hasher();
         hasher.update(&bytes);
-        verify(digest, hasher.finish())?;
+        self.expect(digest, hasher.finish())?;
         Ok(bytes)
+    }
+
+    /// Whether the blob is here, and not shorter or longer than it should be: then it is damaged, and is removed.
+    pub fn holds(&self, blob: &Descriptor) -> Result<bool> {
+        match self.size(&blob.digest)? {
+            None => Ok(false),
+            Some(size) if size == blob.size => Ok(true),
+            // Or the descriptor is wrong.
+            Some(_) => match self.check(&blob.digest) {
+                Err(Error::BlobDamaged { .. }) => Ok(false),
+                other => other.map(|()| true),
+            },
+        }
+    }
+
+    /// Reads a blob whole and removes it if it is damaged, which is the error then.
+    pub fn check(&self, digest: &Digest) -> Result<()> {
+        let mut hasher = digest.hasher();
+        io::copy(&mut self.open(digest)?, &mut hasher).ctx("read", self.path(digest))?;
+        self.expect(digest, hasher.finish())
+    }
+
+    /// Compares with what a blob was found to be; a damaged one is removed.
+    pub(crate) fn expect(&self, digest: &Digest, actual: Digest) -> Result<()> {
+        if *digest == actual {
+            return Ok(());
+        }
+        self.remove(digest)?;
+        Err(Error::BlobDamaged { digest: Box::new(*digest), actual: Box::new(actual) })
     }
 
     /// The path of a blob, which may not be here.
@@ -136,7 +165,9 @@ impl Content<'_> {
     pub fn put(&self, bytes: &[u8]) -> Result<Digest> {
         let digest = Digest::of(bytes);
         let session = self.0.inner().session()?;
-        if self.size_pinned(&digest, &session)? == Some(bytes.len() as u64) {
+        if self.size_pinned(&digest, &session)? == Some(bytes.len() as u64)
+            && fs::read(self.path(&digest)).is_ok_and(|here| here == bytes)
+        {
             return Ok(digest);
         }
         let mut writer = self.writer()?;
@@ -144,7 +175,7 @@ impl Content<'_> {
         Ok(writer.commit(Some(&digest))?.0)
     }
 
-    /// Removes a blob that nobody should use any more, such as one that turned out damaged. Returns whether it was here.
+    /// Removes a blob that nobody should use any more. Returns whether it was here.
     pub fn remove(&self, digest: &Digest) -> Result<bool> {
         let path = self.path(digest);
         match fs::remove_file(&path) {

@@ -63,6 +63,14 @@ pub enum Error {
     /// A blob is not here.
     #[error("blob {0} is not in the store")]
     BlobMissing(Box<Digest>),
+    /// A blob of the store is not what its name says. It is not there any more, so that it can be had anew.
+    #[error("blob {digest} of the store was damaged (its content is {actual}) and has been removed")]
+    BlobDamaged {
+        /// Its name.
+        digest: Box<Digest>,
+        /// What it had become.
+        actual: Box<Digest>,
+    },
     /// Bytes do not have the digest they should have.
     #[error("content is damaged: expected {expected}, got {actual}")]
     DigestMismatch {

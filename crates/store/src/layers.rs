@@ -288,7 +288,7 @@ impl Layers<'_> {
     }
 
     /// Whether a layer is what was committed. If not, it is not unpacked any more: forgotten, or lazy if a blob of it is here.
-    pub(crate) fn intact(&self, id: &LayerId) -> Result<bool> {
+    pub fn intact(&self, id: &LayerId) -> Result<bool> {
         let sql = "SELECT boot, disk, checksum FROM layers WHERE id=?1 AND unpacked=1";
         let inner = self.0.inner();
         type Row = (Option<String>, Option<i64>, Option<i64>);

@@ -60,6 +60,13 @@ pub fn produce(ready: &ReadyJob) -> Result<BuildResult> {
             packing.no_more();
             match roots.and_then(|roots| write(ready, &outputs, &roots)) {
                 Err(error) if ready.forgive(&error)? => {}
+                Err(Error::LostLayer { blob, cause, .. }) => {
+                    let base = blob.and_then(|blob| ready.resolved.base_with(&blob));
+                    return Err(match base {
+                        Some(base) => cause.of_image(&base),
+                        None => *cause,
+                    });
+                }
                 other => return other,
             }
         }

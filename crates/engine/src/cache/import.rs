@@ -142,9 +142,9 @@ impl Imports {
         Ok(None)
     }
 
-    /// Never offers this blob again.
-    pub fn lose(&self, blob: Digest) {
-        self.lost.lock().unwrap_or_else(PoisonError::into_inner).insert(blob);
+    /// Never offers this blob again. Returns whether it was offered so far.
+    pub fn lose(&self, blob: Digest) -> bool {
+        self.lost.lock().unwrap_or_else(PoisonError::into_inner).insert(blob)
     }
 
     fn admit(&self, job: &Job, cache: &Imported, record: &ImportRecord, key: &Digest) -> Result<Option<Value>> {
@@ -252,13 +252,16 @@ fn read(backend: &dyn Backend) -> Result<(Vec<Imported>, Option<String>)> {
 }
 
 impl Job {
-    /// After a layer of a cache turned out to be lost: forgets it, so that what it was to save is made again. Returns whether
-    /// trying again makes sense.
+    /// After a layer turned out to be lost: forgets it, so that what it was to save is made again. Returns whether trying again
+    /// makes sense; it does not for a layer of a base image, which is lost each time.
     pub fn forgive(&self, error: &Error) -> Result<bool> {
         let Error::LostLayer { layer, blob, cause } = error else { return Ok(false) };
+        let first_time = blob.as_ref().is_none_or(|blob| self.imports.lose(**blob));
+        let imported = self.engine.store.layers().find(layer)?.as_ref().and_then(Remote::of).is_some();
         self.engine.store.layers().forget_lost(layer)?;
-        self.imports.lose(**blob);
-        self.steps.warn(format!("a cached layer can't be had, so its step is run: {cause}"));
-        Ok(!self.cancel.is_cancelled())
+        if imported {
+            self.steps.warn(format!("a cached layer can't be had, so its step is run: {cause}"));
+        }
+        Ok((first_time || imported) && !self.cancel.is_cancelled())
     }
 }

@@ -43,6 +43,7 @@ fn new_layer(job: &Job, fill: impl FnOnce(&Root) -> Result<()>) -> Result<Snapsh
 }
 
 fn http_file(job: &Job, http: &HttpSource, file: &kiln_source::HttpFile) -> Result<Snapshot> {
+    job.engine.store.content().check(&file.digest)?;
     let path = job.engine.store.content().path(&file.digest);
     let content = std::fs::read(&path).map_err(|e| Error::io("read", path, e))?;
     new_layer(job, |root| {

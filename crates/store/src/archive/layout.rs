@@ -94,7 +94,7 @@ impl OciLayout {
         let bytes = self.read(&format!("blobs/{}/{}", digest.algorithm(), digest.hex()), max as u64)?;
         let mut hasher = digest.hasher();
         hasher.update(&bytes);
-        content::verify(digest, hasher.finish())?;
+        content::verify(digest, hasher.finish()).map_err(|e| self.damaged(e, digest))?;
         Ok(bytes)
     }
 
@@ -111,7 +111,12 @@ impl OciLayout {
         let mut from = self.open_blob(digest)?;
         let mut to = store.content().writer_for(digest)?;
         io::copy(&mut from, &mut to).ctx("copy", &self.path)?;
-        to.commit(Some(digest)).map(|_| ())
+        to.commit(Some(digest)).map(|_| ()).map_err(|e| self.damaged(e, digest))
+    }
+
+    fn damaged(&self, error: Error, digest: &Digest) -> Error {
+        let blob = content::blob_path(&self.path, digest);
+        super::load::not_as_named(error, &format!("{} is damaged", blob.display()))
     }
 
     /// Copies an image into a store: of `platform`, or all that is here. Returns its manifest or index. Hold a lease.

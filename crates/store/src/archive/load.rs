@@ -103,7 +103,7 @@ fn damaged(e: io::Error) -> Error {
     }
 }
 
-fn not_as_named(error: Error, what: &str) -> Error {
+pub(super) fn not_as_named(error: Error, what: &str) -> Error {
     match error {
         Error::DigestMismatch { expected, actual } => {
             Error::Archive(format!("{what}: expected {expected}, got {actual}"))

@@ -59,7 +59,7 @@ impl Store {
         };
         let mut missing: Vec<Descriptor> = Vec::new();
         for layer in views.into_iter().flat_map(|v| v.manifest.layers) {
-            if !self.content().has(&layer.digest)? && !missing.iter().any(|m| m.digest == layer.digest) {
+            if !self.content().holds(&layer)? && !missing.iter().any(|m| m.digest == layer.digest) {
                 missing.push(layer);
             }
         }
@@ -87,7 +87,8 @@ impl Store {
                 archive.directory(&format!("blobs/{algorithm}/"))?;
             }
             let file = self.content().open(digest)?;
-            archive.blob(digest, file)?;
+            let found = archive.blob(digest, file)?;
+            self.content().expect(digest, found)?;
         }
         let index = Index {
             schema_version: 2,
@@ -239,12 +240,12 @@ impl Archive<'_> {
     }
 
     /// A blob, hashed on the way: nobody should find out elsewhere that it is damaged.
-    fn blob(&mut self, digest: &Digest, file: File) -> Result<()> {
+    fn blob(&mut self, digest: &Digest, file: File) -> Result<Digest> {
         let size = file.metadata().map_err(|e| Error::io("stat", digest.to_string(), e))?.len();
         let name = format!("blobs/{}/{}", digest.algorithm(), digest.hex());
         let mut hashed = Hashed { file, hasher: digest.hasher() };
         self.append(&name, tar::EntryType::Regular, size, &mut hashed)?;
-        crate::content::verify(digest, hashed.hasher.finish())
+        Ok(hashed.hasher.finish())
     }
 }
 
