@@ -61,6 +61,14 @@ impl CliError {
         self
     }
 
+    /// Of a build. `output_shown`: the screen ends with the output of the step that failed.
+    pub fn of_build(error: Error, output_shown: bool) -> Self {
+        match error {
+            Error::Step(step) => step_error(*step, output_shown),
+            other => other.into(),
+        }
+    }
+
     /// The exit code.
     pub fn code(&self) -> u8 {
         self.code
@@ -90,7 +98,7 @@ impl From<Error> for CliError {
                 let plural = if errors == 1 { "" } else { "s" };
                 Self::failed(format!("{}: {errors} error{plural}", source.name()))
             }
-            Error::Step(step) => step_error(*step),
+            Error::Step(step) => step_error(*step, false),
             Error::Leaks(leaks) => {
                 let list = leak_list(&leaks);
                 Self::failed(format!("the result was not written: it holds secrets{list}"))
@@ -131,18 +139,27 @@ fn leak_list(leaks: &[Leak]) -> String {
     list
 }
 
-fn step_error(step: StepError) -> CliError {
+/// The excerpt, the end of the output if that is not on the screen already, and one line that repeats neither.
+fn step_error(step: StepError, output_shown: bool) -> CliError {
+    let mut name = step.name.as_str();
+    let mut place = String::new();
     if let (Some(source), Some(location)) = (&step.source_text, &step.location) {
         excerpt::lines(source, location);
+        // The instruction's text is in the excerpt.
+        let word = |rest: &str| rest.find(' ').unwrap_or(rest.len());
+        let end = name.find("] ").map_or_else(|| word(name), |at| at + 2 + word(&name[at + 2..]));
+        name = &name[..end];
+        place = format!(" ({}:{})", location.file, location.start_line);
     }
-    let output: String = step.output.iter().map(|line| format!("\n > {line}")).collect();
-    let output = if output.is_empty() { output } else { format!("\n last output:{output}") };
+    if !output_shown {
+        excerpt::tail(&step.output);
+    }
     match step.cause {
         Cause::Other(cause) => {
             let nested = CliError::from(*cause);
-            CliError { message: format!("{}: {}{output}", step.name, nested.message), ..nested }
+            CliError { message: format!("{name}{place}: {}", nested.message), ..nested }
         }
-        cause => CliError::failed(format!("{}: {cause}{output}", step.name)).with_hint(
+        cause => CliError::failed(format!("{name}{place} {cause}")).with_hint(
             "`kiln logs` shows the whole output; the same command with --on-error=shell opens a shell where it failed",
         ),
     }

@@ -98,6 +98,16 @@ pub fn lines(source: &Source, location: &Location) {
     eprintln!("--------------------");
 }
 
+/// Shows the end of a step's output.
+pub fn tail(output: &[String]) {
+    if !output.is_empty() {
+        eprintln!("last output:");
+    }
+    for line in output {
+        eprintln!(" > {}", clipped(line, MOST_COLUMNS));
+    }
+}
+
 /// A text that is not longer than a reader's patience.
 pub fn clipped(text: &str, most: usize) -> std::borrow::Cow<'_, str> {
     match text.char_indices().nth(most) {

@@ -3,8 +3,11 @@
 //! They are written as doc comments with examples in them, which must keep their lines; so clap is told to keep all lines, and
 //! those of paragraphs are joined here.
 
+use std::ffi::OsString;
+
 use clap::Command;
-use clap::error::{ContextKind, ContextValue};
+use clap::error::{ContextKind, ContextValue, ErrorKind};
+use kiln_engine::dockerfile::nearest;
 
 /// The same with paragraphs that flow.
 pub fn flowing(command: Command) -> Command {
@@ -17,7 +20,7 @@ pub fn flowing(command: Command) -> Command {
 }
 
 /// What to type instead of a command that docker has and kiln has not.
-const INSTEAD: [(&[&str], &str); 3] = [
+const INSTEAD: [(&[&str], &str); 2] = [
     (
         &[
             "ps",
@@ -37,14 +40,68 @@ const INSTEAD: [(&[&str], &str); 3] = [
         "containers that outlive their command are not there yet: `kiln run` runs one in the foreground, `kiln debug` opens a shell in \
          an image, `kiln build --output type=local` takes files out of one",
     ),
-    (&["version"], "it is `kiln --version`"),
     (&["info"], "`kiln system df` shows the store"),
 ];
 
-/// Says, before clap's own words, what an unknown command of docker's is here.
+/// The arguments as clap reads them. Docker's switches also take a value, which scripts make use of: `--pull=$PULL`.
+pub fn arguments(command: &Command, mut words: Vec<OsString>) -> Result<clap::ArgMatches, clap::Error> {
+    loop {
+        match command.clone().try_get_matches_from(&words) {
+            Err(e) if without_boolean(&e, &mut words) => {}
+            Err(mut e) => {
+                suggest(command, &mut e);
+                return Err(e);
+            }
+            matches => return matches,
+        }
+    }
+}
+
+/// Leaves of clap's suggestions what helps: commands that are listed, and not `-- --flag`, which would be the context.
+fn suggest(command: &Command, error: &mut clap::Error) {
+    let nearest = match error.get(ContextKind::InvalidSubcommand) {
+        Some(ContextValue::String(name)) => {
+            let listed = command.get_subcommands().filter(|c| !c.is_hide_set()).map(Command::get_name);
+            nearest(name, listed).filter(|_| instead(name).is_none()).map(str::to_owned)
+        }
+        _ if error.kind() == ErrorKind::UnknownArgument => {
+            error.insert(ContextKind::Suggested, ContextValue::None);
+            return;
+        }
+        _ => return,
+    };
+    error.insert(ContextKind::SuggestedSubcommand, nearest.map_or(ContextValue::None, ContextValue::String));
+}
+
+fn instead(command: &str) -> Option<&'static str> {
+    INSTEAD.iter().find(|(names, _)| names.contains(&command)).map(|(_, instead)| *instead)
+}
+
+/// If a switch has got the value `true` or `false`: takes the value away, or the switch.
+fn without_boolean(error: &clap::Error, words: &mut Vec<OsString>) -> bool {
+    let text = |kind| match error.get(kind) {
+        Some(ContextValue::String(text)) => Some(text.as_str()),
+        _ => None,
+    };
+    let (Some(flag), Some(value)) = (text(ContextKind::InvalidArg), text(ContextKind::InvalidValue)) else {
+        return false;
+    };
+    let wanted = matches!(value, "true" | "1");
+    if error.kind() != ErrorKind::TooManyValues || !(wanted || matches!(value, "false" | "0")) {
+        return false;
+    }
+    let Some(at) = words.iter().position(|w| *w == *format!("{flag}={value}")) else { return false };
+    match wanted {
+        true => words[at] = flag.into(),
+        false => drop(words.remove(at)),
+    }
+    true
+}
+
+/// Says what an unknown command of docker's is here.
 pub fn explain(error: &clap::Error) {
     let Some(ContextValue::String(name)) = error.get(ContextKind::InvalidSubcommand) else { return };
-    if let Some((_, instead)) = INSTEAD.iter().find(|(names, _)| names.contains(&name.as_str())) {
+    if let Some(instead) = instead(name) {
         eprintln!("hint: {instead}");
     }
 }

@@ -19,12 +19,15 @@ use clap::{CommandFactory, FromArgMatches};
 fn main() -> ExitCode {
     // Before anything else exists in this process: it may be the container helper, or its first process.
     kiln_engine::executor::helper_main_if_requested();
-    let matches = help::flowing(commands::Cli::command()).try_get_matches();
+    let command = help::flowing(commands::Cli::command());
+    let matches = help::arguments(&command, std::env::args_os().collect());
     let cli = match matches.and_then(|m| commands::Cli::from_arg_matches(&m)) {
         Ok(cli) => cli,
         Err(e) => {
+            // Whoever reads help through a pipe may stop early.
+            let _ = e.print();
             help::explain(&e);
-            e.exit()
+            return ExitCode::from(u8::try_from(e.exit_code()).unwrap_or(error::code::USAGE));
         }
     };
     match commands::run(cli) {

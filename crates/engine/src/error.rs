@@ -109,24 +109,37 @@ pub struct StepError {
 #[derive(Debug, thiserror::Error)]
 pub enum Cause {
     /// The process ended with another code than 0.
-    #[error("process {command:?} did not complete successfully: exit code: {code}")]
+    #[error("did not complete successfully: exit code: {code}{}", meaning(*code))]
     Exit {
-        /// The command.
-        command: String,
         /// Its exit code; 128 and more for a signal.
         code: i32,
     },
     /// The process used more memory than it may.
-    #[error("process {command:?} was killed because it used more memory than there is{}", limit.map(|l| format!(" (limit: {l} bytes)")).unwrap_or_default())]
+    #[error("was killed because it used more memory than there is{}", limit.map(|l| format!(" (limit: {l} bytes)")).unwrap_or_default())]
     OutOfMemory {
-        /// The command.
-        command: String,
         /// The limit, if the step had one.
         limit: Option<u64>,
     },
     /// Anything else.
     #[error("{0}")]
     Other(Box<Error>),
+}
+
+/// What shells mean by an exit code.
+fn meaning(code: i32) -> &'static str {
+    match code {
+        126 => " (the command can't be executed)",
+        127 => " (command not found)",
+        132 => " (SIGILL)",
+        134 => " (SIGABRT)",
+        135 => " (SIGBUS)",
+        136 => " (SIGFPE)",
+        137 => " (SIGKILL)",
+        139 => " (SIGSEGV)",
+        141 => " (SIGPIPE)",
+        143 => " (SIGTERM)",
+        _ => "",
+    }
 }
 
 impl Error {

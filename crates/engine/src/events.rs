@@ -4,7 +4,7 @@
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use kiln_dockerfile::Diagnostic;
+use kiln_dockerfile::{Diagnostic, Source};
 use kiln_oci::Digest;
 
 /// Identifies a step within one build.
@@ -95,7 +95,12 @@ pub enum Event {
         reasons: Vec<String>,
     },
     /// A warning about the Dockerfile.
-    Lint(Box<Diagnostic>),
+    Lint {
+        /// What and where.
+        diagnostic: Box<Diagnostic>,
+        /// The Dockerfile.
+        file: Source,
+    },
     /// A warning about anything else.
     Warning(String),
 }

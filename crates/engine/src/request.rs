@@ -177,6 +177,8 @@ pub struct ImageOutput {
     pub push: bool,
     /// Upload without a tag.
     pub push_by_digest: bool,
+    /// A result without a name is kept as this and its digest.
+    pub dangling_prefix: Option<Reference>,
     /// Also keep it under `name@digest`.
     pub name_canonical: bool,
     /// Upload without verifying the registry's certificate, or with plain http.

@@ -67,7 +67,7 @@ pub struct BuildArgs {
     /// Label of the image
     #[arg(help_heading = RESULT, long = "label", value_name = "KEY=VALUE")]
     pub labels: Vec<String>,
-    /// Annotation, `[type:]key=value`
+    /// Annotation, `[type[platform],…:]key=value`; type is manifest, index, manifest-descriptor or index-descriptor
     #[arg(help_heading = RESULT, long = "annotation", value_name = "ANNOTATION")]
     pub annotations: Vec<String>,
     /// Write the image ID to a file
@@ -119,32 +119,32 @@ pub struct BuildArgs {
     #[arg(help_heading = STEPS, long = "allow", value_name = "ENTITLEMENT", value_delimiter = ',')]
     pub allow: Vec<String>,
     /// Size of /dev/shm in RUN, such as 128m
-    #[arg(help_heading = STEPS, long, value_name = "BYTES")]
+    #[arg(help_heading = STEPS, long, value_name = "BYTES", allow_negative_numbers = true)]
     pub shm_size: Option<String>,
     /// Limit of a process in RUN, `type=soft[:hard]`
     #[arg(help_heading = STEPS, long = "ulimit", value_name = "LIMIT")]
     pub ulimits: Vec<String>,
     /// Limits of a RUN step: memory=, memory-swap=, cpu-shares=, cpu-period=, cpu-quota=, cpuset-cpus=, cpuset-mems=
-    #[arg(help_heading = STEPS, long = "resource", value_name = "NAME=VALUE", value_delimiter = ',')]
+    #[arg(help_heading = STEPS, long = "resource", value_name = "NAME=VALUE[,…]")]
     pub resources: Vec<String>,
     /// Memory of a RUN step, such as 2g
-    #[arg(help_heading = STEPS, short, long, value_name = "BYTES")]
+    #[arg(help_heading = STEPS, short, long, value_name = "BYTES", allow_negative_numbers = true)]
     pub memory: Option<String>,
     /// Memory and swap of a RUN step; -1 for no limit
-    #[arg(help_heading = STEPS, long, value_name = "BYTES", allow_hyphen_values = true)]
+    #[arg(help_heading = STEPS, long, value_name = "BYTES", allow_negative_numbers = true)]
     pub memory_swap: Option<String>,
     /// Processors of a RUN step, such as 1.5
-    #[arg(help_heading = STEPS, long, value_name = "NUMBER")]
+    #[arg(help_heading = STEPS, long, value_name = "NUMBER", allow_negative_numbers = true)]
     pub cpus: Option<String>,
     /// Weight of a RUN step
-    #[arg(help_heading = STEPS, short, long, value_name = "WEIGHT")]
-    pub cpu_shares: Option<u64>,
+    #[arg(help_heading = STEPS, short, long, value_name = "WEIGHT", allow_negative_numbers = true)]
+    pub cpu_shares: Option<String>,
     /// Period of --cpu-quota in microseconds
-    #[arg(help_heading = STEPS, long, value_name = "MICROSECONDS")]
-    pub cpu_period: Option<u64>,
+    #[arg(help_heading = STEPS, long, value_name = "MICROSECONDS", allow_negative_numbers = true)]
+    pub cpu_period: Option<String>,
     /// Processor time of a RUN step in each period, in microseconds
-    #[arg(help_heading = STEPS, long, value_name = "MICROSECONDS", allow_hyphen_values = true)]
-    pub cpu_quota: Option<i64>,
+    #[arg(help_heading = STEPS, long, value_name = "MICROSECONDS", allow_negative_numbers = true)]
+    pub cpu_quota: Option<String>,
     /// Processors that RUN may use, such as 0-3
     #[arg(help_heading = STEPS, long, value_name = "CPUS")]
     pub cpuset_cpus: Option<String>,
@@ -152,8 +152,8 @@ pub struct BuildArgs {
     #[arg(help_heading = STEPS, long, value_name = "NODES")]
     pub cpuset_mems: Option<String>,
     /// Steps that run at once, not counting those that sleep [default: processors]
-    #[arg(help_heading = STEPS, short, long, value_name = "NUMBER")]
-    pub jobs: Option<usize>,
+    #[arg(help_heading = STEPS, short, long, value_name = "NUMBER", allow_negative_numbers = true)]
+    pub jobs: Option<String>,
 
     /// How progress is shown
     #[arg(help_heading = VIEW, long, value_name = "MODE", default_value = "auto", env = "BUILDKIT_PROGRESS")]
@@ -170,7 +170,7 @@ pub struct BuildArgs {
     #[arg(help_heading = VIEW, long)]
     pub check: bool,
     /// Evaluate instead of building: build, check, outline or targets; `,format=json`
-    #[arg(help_heading = VIEW, long, value_name = "METHOD", default_value = "build")]
+    #[arg(help_heading = VIEW, long, value_name = "METHOD", default_value = "build", alias = "print")]
     pub call: String,
 
     #[command(flatten)]
@@ -226,6 +226,12 @@ pub struct Legacy {
     pub sbom: Option<String>,
     #[arg(long, hide = true, value_name = "VALUE")]
     pub policy: Vec<String>,
+    #[arg(long, hide = true, value_name = "VALUE")]
+    pub invoke: Option<String>,
+    #[arg(long, hide = true)]
+    pub detach: bool,
+    #[arg(long, hide = true, value_name = "VALUE")]
+    pub server_config: Option<String>,
 }
 
 impl Legacy {
@@ -244,6 +250,9 @@ impl Legacy {
                 "attestations are not written yet; leave it out or say --provenance=false",
             ),
             (self.attest.iter().any(|v| !off(v)), "--attest", "attestations are not written yet"),
+            (self.invoke.is_some(), "--invoke", "use --on-error=shell, or `kiln debug` on a finished image"),
+            (self.detach, "--detach", "there is no server that could go on with the build"),
+            (self.server_config.is_some(), "--server-config", "there is no server"),
             (!self.policy.is_empty(), "--policy", "source policies are not evaluated"),
             (!self.security_opt.is_empty(), "--security-opt", "see --allow and RUN --security"),
             (

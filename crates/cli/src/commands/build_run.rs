@@ -1,5 +1,6 @@
 //! `kiln build`: running it and showing the result.
 
+use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
 
@@ -20,6 +21,9 @@ pub fn run(args: &BuildArgs, environment: &Environment) -> Result<ExitCode, CliE
     let notes = args.legacy.check().map_err(CliError::usage)?;
     let method = check::Method::parse(if args.check { "check" } else { &args.call })?;
     let request = request(args)?;
+    for (flag, path) in [("--iidfile", &args.iidfile), ("--metadata-file", &args.metadata_file)] {
+        check_place(flag, path.as_deref())?;
+    }
     if let Some(method) = method {
         return check::run(&environment.engine()?, &request, &method);
     }
@@ -48,12 +52,30 @@ pub fn build(
     request.on_failure = foreground.map(|f| debug::on_failure(&args.tools, f, Arc::clone(&display)));
     let lints = Arc::new(Lints::new(Arc::clone(&display)));
     let outcome = build::build(&engine, request, Arc::clone(&lints) as Arc<dyn EventSink>, &cancel);
-    display.finish();
-    let result = outcome?;
-    if mode != Mode::Quiet {
+    let output_shown = display.finish();
+    let result = outcome.map_err(|e| CliError::of_build(e, output_shown))?;
+    if !matches!(mode, Mode::Quiet | Mode::Rawjson) {
         lints.show();
     }
     finish(args, &result)
+}
+
+/// That a file can't be written should not be found out after an hour's build. What is there from another build goes, as
+/// somebody may read it after a build that failed.
+fn check_place(flag: &str, path: Option<&Path>) -> Result<(), CliError> {
+    let Some(path) = path else { return Ok(()) };
+    let bad = |why: String| Err(CliError::usage(format!("{flag} {}: {why}", path.display())));
+    let directory = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    if path.is_dir() {
+        return bad("it is a directory".to_owned());
+    }
+    if !directory.is_dir() {
+        return bad(format!("there is no directory {}", directory.display()));
+    }
+    match path.is_file().then(|| std::fs::remove_file(path)) {
+        Some(Err(e)) => bad(e.to_string()),
+        _ => Ok(()),
+    }
 }
 
 fn finish(args: &BuildArgs, result: &BuildResult) -> Result<ExitCode, CliError> {
@@ -78,6 +100,7 @@ fn finish(args: &BuildArgs, result: &BuildResult) -> Result<ExitCode, CliError> 
 /// The keys that buildx writes.
 fn metadata(result: &BuildResult) -> serde_json::Value {
     let mut all = serde_json::Map::new();
+    all.insert("buildx.build.ref".into(), format!("kiln/kiln/{}", result.id).into());
     if let Some(exported) = result.exported.first() {
         all.insert("containerimage.digest".into(), exported.target.digest.to_string().into());
         all.insert("containerimage.descriptor".into(), serde_json::to_value(&exported.target).unwrap_or_default());
@@ -95,7 +118,7 @@ fn metadata(result: &BuildResult) -> serde_json::Value {
 /// Keeps warnings about the Dockerfile until the build ended, as they would scroll away.
 struct Lints {
     display: Arc<Display>,
-    kept: std::sync::Mutex<Vec<kiln_engine::dockerfile::Diagnostic>>,
+    kept: std::sync::Mutex<Vec<String>>,
 }
 
 impl Lints {
@@ -107,13 +130,12 @@ impl Lints {
         let kept = self.kept.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         if !kept.is_empty() {
             eprintln!(
-                "\n{} warning{} found (`kiln build --check` shows the places):",
+                "\n{} warning{} found (`kiln build --check` explains):",
                 kept.len(),
                 if kept.len() == 1 { "" } else { "s" }
             );
             for lint in kept.iter() {
-                let rule = lint.rule.map(|r| format!("{}: ", r.name())).unwrap_or_default();
-                eprintln!(" - {rule}{}", lint.message);
+                eprintln!(" - {lint}");
             }
         }
     }
@@ -121,8 +143,10 @@ impl Lints {
 
 impl EventSink for Lints {
     fn event(&self, event: Event) {
-        if let Event::Lint(diagnostic) = &event {
-            self.kept.lock().unwrap_or_else(std::sync::PoisonError::into_inner).push((**diagnostic).clone());
+        if let Event::Lint { diagnostic, file } = &event {
+            let rule = diagnostic.rule.map(|r| format!("{}: ", r.name())).unwrap_or_default();
+            let line = format!("{rule}{} (line {})", diagnostic.message, diagnostic.line_col(file).line);
+            self.kept.lock().unwrap_or_else(std::sync::PoisonError::into_inner).push(line);
         }
         self.display.event(event);
     }

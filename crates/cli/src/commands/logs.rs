@@ -58,7 +58,8 @@ pub fn run(args: &LogsArgs, environment: &Environment) -> Result<ExitCode, CliEr
         return Ok(ExitCode::SUCCESS);
     }
     let id = match (&args.build, all.first()) {
-        (Some(id), _) => builds.get(id).map_err(kiln_engine::Error::from)?.id,
+        // The reference in --metadata-file is `builder/node/id`, as buildx writes it.
+        (Some(id), _) => builds.get(id.rsplit('/').next().unwrap_or(id)).map_err(kiln_engine::Error::from)?.id,
         (None, Some(last)) => last.id.clone(),
         (None, None) => return Err(CliError::failed("there was no build yet")),
     };

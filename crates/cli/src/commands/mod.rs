@@ -5,6 +5,8 @@ mod base_print;
 pub mod budget;
 mod build;
 mod build_cache;
+mod build_limits;
+mod build_output;
 mod build_request;
 mod build_run;
 mod cache;
@@ -41,6 +43,7 @@ mod save;
 mod ssh_keys;
 mod system;
 mod tag;
+mod version;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -54,7 +57,14 @@ use crate::error::CliError;
 ///
 /// The store is in /var/lib/kiln for root and in ~/.local/share/kiln for others, or where --root or KILN_ROOT say.
 #[derive(Debug, Parser)]
-#[command(name = "kiln", version, propagate_version = true, subcommand_required = true, arg_required_else_help = true)]
+#[command(
+    name = "kiln",
+    version,
+    propagate_version = true,
+    args_override_self = true,
+    subcommand_required = true,
+    arg_required_else_help = true
+)]
 pub struct Cli {
     /// Directory of the store
     #[arg(long, global = true, value_name = "DIRECTORY", env = "KILN_ROOT", value_hint = clap::ValueHint::DirPath)]
@@ -93,6 +103,7 @@ enum Command {
     Logs(logs::LogsArgs),
     CheckLeaks(check_leaks::CheckLeaksArgs),
     Completions(completions::CompletionsArgs),
+    Version(version::VersionArgs),
 }
 
 /// Runs the command.
@@ -125,5 +136,6 @@ pub fn run(cli: Cli) -> Result<ExitCode, CliError> {
         Command::Logs(args) => logs::run(&args, &environment),
         Command::CheckLeaks(args) => check_leaks::run(&args, &environment),
         Command::Completions(args) => completions::run(&args),
+        Command::Version(args) => version::run(&args),
     }
 }

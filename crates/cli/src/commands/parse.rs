@@ -1,12 +1,47 @@
 //! Small parsers that commands share.
 
-use kiln_engine::oci::Platform;
+use kiln_engine::dockerfile::nearest;
+use kiln_engine::oci::{Platform, Reference};
 
 use crate::error::CliError;
 
+/// Go's operating systems and architectures that images exist for.
+const SYSTEMS: [&str; 6] = ["linux", "windows", "darwin", "freebsd", "wasip1", "js"];
+const ARCHITECTURES: [&str; 15] = [
+    "386", "amd64", "arm", "arm64", "loong64", "mips", "mips64", "mips64le", "mipsle", "ppc64", "ppc64le", "riscv64",
+    "s390x", "sparc64", "wasm",
+];
+
 /// The value of `--platform` where one is meant.
 pub fn platform(text: &str) -> Result<Platform, CliError> {
-    text.parse().map_err(|e| CliError::usage(format!("--platform: {e}")))
+    let platform = text.parse::<Platform>().map_err(|e| CliError::usage(format!("--platform: {e}")))?;
+    let unknown = |what: &str, name: &str, known: &[&str]| {
+        let meant = nearest(name, known.iter().copied()).map(|n| format!("; did you mean {n}?")).unwrap_or_default();
+        CliError::usage(format!("--platform {text}: {name:?} is not {what}{meant}"))
+    };
+    if !SYSTEMS.contains(&platform.os.as_str()) {
+        return Err(unknown("an operating system", &platform.os, &SYSTEMS));
+    }
+    if !ARCHITECTURES.contains(&platform.architecture.as_str()) {
+        return Err(unknown("an architecture", &platform.architecture, &ARCHITECTURES));
+    }
+    let levels: &[&str] = match platform.architecture.as_str() {
+        "amd64" => &["v1", "v2", "v3", "v4"],
+        "arm" => &["v5", "v6", "v7", "v8"],
+        _ => return Ok(platform),
+    };
+    match platform.variant.as_deref() {
+        Some(variant) if !levels.contains(&variant) => {
+            Err(CliError::usage(format!("--platform {text}: the variant is not one of {}", levels.join(", "))))
+        }
+        _ => Ok(platform),
+    }
+}
+
+/// The name of an image that a flag gives; without a tag it has the tag `latest`.
+pub fn reference(flag: &str, text: &str) -> Result<Reference, CliError> {
+    let parsed = text.parse::<Reference>().map(Reference::with_default_tag);
+    parsed.map_err(|e| CliError::usage(format!("{}: {e}", flag.trim_end_matches('='))))
 }
 
 /// `key=value`.
@@ -47,7 +82,8 @@ pub fn attributes(text: &str) -> Result<Vec<(String, String)>, CliError> {
 
 /// A size such as `512`, `64k`, `128m`, `2g`, in powers of 1024 as docker's `--memory`.
 pub fn bytes(flag: &str, text: &str) -> Result<u64, CliError> {
-    let bad = || CliError::usage(format!("{flag} {text}: expected a size such as 512m"));
+    let space = if flag.ends_with('=') { "" } else { " " };
+    let bad = || CliError::usage(format!("{flag}{space}{text}: expected a size such as 512m"));
     let lower = text.trim().to_ascii_lowercase();
     let number = lower.trim_end_matches(|c: char| c.is_ascii_alphabetic());
     let shift = match lower[number.len()..].trim_end_matches("ib").trim_end_matches('b') {

@@ -38,7 +38,7 @@ pub enum Mode {
 /// A running display.
 pub struct Display {
     events: Mutex<Option<Sender<Event>>>,
-    thread: Mutex<Option<JoinHandle<()>>>,
+    thread: Mutex<Option<JoinHandle<bool>>>,
     screen: Arc<Mutex<Screen>>,
 }
 
@@ -57,8 +57,10 @@ trait Renderer: Send {
     fn tick(&mut self) {}
     /// Called when something else has written to the screen.
     fn disturbed(&mut self) {}
-    /// Called once, after the last event.
-    fn finish(&mut self) {}
+    /// Called once, after the last event. Tells whether the output of the step that failed is what the screen ends with.
+    fn finish(&mut self) -> bool {
+        false
+    }
 }
 
 struct Quiet;
@@ -110,12 +112,12 @@ impl Display {
         then()
     }
 
-    /// Shows what is left and ends the display. Later events are dropped.
-    pub fn finish(&self) {
+    /// Shows what is left and ends the display. Later events are dropped. Tells whether the output of the step that failed
+    /// is what the screen ends with.
+    pub fn finish(&self) -> bool {
         drop(self.events.lock().unwrap_or_else(PoisonError::into_inner).take());
-        if let Some(thread) = self.thread.lock().unwrap_or_else(PoisonError::into_inner).take() {
-            let _ = thread.join();
-        }
+        let thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner).take();
+        thread.is_some_and(|t| t.join().unwrap_or(false))
     }
 }
 
@@ -133,7 +135,7 @@ impl EventSink for Display {
     }
 }
 
-fn show(mut renderer: Box<dyn Renderer>, events: &Receiver<Event>, screen: &Mutex<Screen>) {
+fn show(mut renderer: Box<dyn Renderer>, events: &Receiver<Event>, screen: &Mutex<Screen>) -> bool {
     let mut last_tick = std::time::Instant::now();
     loop {
         let event = events.recv_timeout(Duration::from_millis(100));
@@ -151,5 +153,5 @@ fn show(mut renderer: Box<dyn Renderer>, events: &Receiver<Event>, screen: &Mute
             last_tick = std::time::Instant::now();
         }
     }
-    renderer.finish();
+    renderer.finish()
 }

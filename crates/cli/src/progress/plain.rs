@@ -16,6 +16,8 @@ pub struct Plain {
     /// Numbers are given in the order in which steps start.
     next_number: usize,
     last_shown: Option<StepId>,
+    /// The step that failed, if its output was right above.
+    failed: Option<StepId>,
 }
 
 struct Step {
@@ -30,7 +32,7 @@ struct Step {
 impl Plain {
     pub fn new(explain: bool, terminal: bool) -> Self {
         let colour = terminal && std::env::var_os("NO_COLOR").is_none();
-        Self { explain, colour, steps: HashMap::new(), next_number: 1, last_shown: None }
+        Self { explain, colour, steps: HashMap::new(), next_number: 1, last_shown: None, failed: None }
     }
 
     /// Writes one line of a step, with its header first if another step was shown last.
@@ -115,6 +117,9 @@ impl Renderer for Plain {
             }
             Event::Finished { id, outcome, elapsed, .. } => {
                 self.flush_partial(id);
+                if matches!(outcome, Outcome::Failed(_)) && self.last_shown == Some(id) {
+                    self.failed = Some(id);
+                }
                 let text = match outcome {
                     Outcome::Done => format!("DONE {}", seconds(elapsed)),
                     Outcome::Cached => self.paint("36", "CACHED".into()),
@@ -145,11 +150,15 @@ impl Renderer for Plain {
                 self.last_shown = None;
                 eprintln!("{}", self.paint("33", format!("WARNING: {text}")));
             }
-            Event::Miss { .. } | Event::Lint(_) => {}
+            Event::Miss { .. } | Event::Lint { .. } => {}
         }
     }
 
     fn disturbed(&mut self) {
         self.last_shown = None;
+    }
+
+    fn finish(&mut self) -> bool {
+        self.failed.is_some() && self.failed == self.last_shown
     }
 }

@@ -2,8 +2,10 @@
 
 use std::collections::HashMap;
 use std::io::Write;
+use std::sync::Arc;
 use std::time::SystemTime;
 
+use kiln_engine::dockerfile::{Diagnostic, Source};
 use kiln_engine::events::{Event, Outcome, StepId, Stream};
 use serde_json::{Value, json};
 
@@ -12,6 +14,8 @@ use super::Renderer;
 #[derive(Default)]
 pub struct RawJson {
     steps: HashMap<StepId, Step>,
+    /// When each part of a step was first heard of.
+    items: HashMap<(StepId, Arc<str>), String>,
 }
 
 struct Step {
@@ -32,6 +36,29 @@ impl RawJson {
             value["started"] = json!(rfc3339(started));
         }
         Some(value)
+    }
+
+    /// A warning about the Dockerfile belongs to the first step, which read it.
+    fn lint(&self, diagnostic: &Diagnostic, file: &Source) -> Value {
+        let at = diagnostic.line_col(file);
+        let rule = diagnostic.rule.map(|r| format!("{}: ", r.name())).unwrap_or_default();
+        let place = json!({ "line": at.line, "character": at.column.saturating_sub(1) });
+        let mut value = json!({
+            "level": 1,
+            "short": base64(format!("{rule}{} (line {})", diagnostic.message, at.line).as_bytes()),
+            "sourceInfo": { "filename": file.name(), "language": "Dockerfile" },
+            "range": [{ "start": place, "end": place }],
+        });
+        if let Some(first) = self.steps.keys().min() {
+            value["vertex"] = json!(self.digest(*first));
+        }
+        if let Some(rule) = diagnostic.rule {
+            value["detail"] = json!([base64(rule.description().as_bytes())]);
+        }
+        if let Some(url) = diagnostic.url {
+            value["url"] = json!(url);
+        }
+        value
     }
 
     fn digest(&self, id: StepId) -> &str {
@@ -71,8 +98,10 @@ impl Renderer for RawJson {
                 "timestamp": rfc3339(SystemTime::now()),
             }]})),
             Event::Progress { id, item, current, total, done } => {
+                let now = rfc3339(SystemTime::now());
+                let started = self.items.entry((id, item.clone())).or_insert_with(|| now.clone()).clone();
                 let mut value = json!({
-                    "id": &*item, "vertex": self.digest(id), "current": current, "timestamp": rfc3339(SystemTime::now()),
+                    "id": &*item, "vertex": self.digest(id), "current": current, "timestamp": now, "started": started,
                 });
                 if let Some(total) = total {
                     value["total"] = json!(total);
@@ -82,9 +111,7 @@ impl Renderer for RawJson {
                 }
                 Some(json!({ "statuses": [value] }))
             }
-            Event::Lint(diagnostic) => Some(json!({ "warnings": [{
-                "level": 1, "short": base64(diagnostic.message.as_bytes()),
-            }]})),
+            Event::Lint { diagnostic, file } => Some(json!({ "warnings": [self.lint(&diagnostic, &file)] })),
             Event::Warning(text) => Some(json!({ "warnings": [{ "level": 1, "short": base64(text.as_bytes()) }] })),
             Event::Miss { .. } => None,
         };

@@ -193,9 +193,10 @@ impl Renderer for Transfer {
         }
     }
 
-    fn finish(&mut self) {
+    fn finish(&mut self) -> bool {
         if self.terminal {
             self.redraw(&[]);
         }
+        false
     }
 }

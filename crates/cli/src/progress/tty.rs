@@ -247,7 +247,7 @@ impl Renderer for Tty {
                 let line = self.paint("33", &format!("WARNING: {text}"));
                 self.pending.push(line);
             }
-            Event::Lint(_) => {}
+            Event::Lint { .. } => {}
         }
     }
 
@@ -260,11 +260,12 @@ impl Renderer for Tty {
         self.drawn.clear();
     }
 
-    fn finish(&mut self) {
+    fn finish(&mut self) -> bool {
         // What was never needed does not count any more.
         let known = self.started.max(self.finished);
         let done = self.finished == known && !self.failed;
         let head = cut(&self.head(known, if done { " FINISHED" } else { "" }), width());
         self.redraw(&[head]);
+        false
     }
 }

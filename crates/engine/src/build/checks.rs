@@ -39,7 +39,7 @@ pub(super) fn report(request: &BuildRequest, loaded: &Loaded, lowered: &Lowered,
         return Err(Error::Dockerfile { file: loaded.dockerfile.source.clone(), diagnostics: all });
     }
     for warning in all {
-        steps.sink().event(Event::Lint(Box::new(warning)));
+        steps.sink().event(Event::Lint { diagnostic: Box::new(warning), file: loaded.dockerfile.source.clone() });
     }
     for warning in unused(request, &loaded.dockerfile, lowered) {
         steps.warn(warning);

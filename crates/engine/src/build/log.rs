@@ -26,8 +26,8 @@ struct State {
 }
 
 impl BuildLogSink {
-    /// Begins the build's record.
-    pub fn create(engine: &Engine, request: &BuildRequest, inner: Arc<dyn EventSink>) -> Result<Self> {
+    /// Begins the build's record; with its ID.
+    pub fn create(engine: &Engine, request: &BuildRequest, inner: Arc<dyn EventSink>) -> Result<(Self, String)> {
         let info = BuildInfo {
             dockerfile: match &request.dockerfile {
                 DockerfileSource::Path(path) => path.display().to_string(),
@@ -45,8 +45,10 @@ impl BuildLogSink {
             names: request.tags.iter().map(ToString::to_string).collect(),
             platforms: request.platforms.iter().map(ToString::to_string).collect(),
         };
-        let log = Some(engine.store.builds().create(info)?);
-        Ok(Self { inner, state: Mutex::new(State { log, names: HashMap::new(), last: None, finished: 0, cached: 0 }) })
+        let log = engine.store.builds().create(info)?;
+        let id = log.id().to_owned();
+        let state = State { log: Some(log), names: HashMap::new(), last: None, finished: 0, cached: 0 };
+        Ok((Self { inner, state: Mutex::new(state) }, id))
     }
 
     /// Ends the build's record.
@@ -114,7 +116,7 @@ impl State {
                 }
             }
             Event::Warning(text) => self.write(format!("WARNING: {text}\n").as_bytes()),
-            Event::Started { .. } | Event::Progress { .. } | Event::Lint(_) => {}
+            Event::Started { .. } | Event::Progress { .. } | Event::Lint { .. } => {}
         }
     }
 }

@@ -46,11 +46,12 @@ pub fn build(
 ) -> Result<BuildResult> {
     let registry = engine.registry.canceller();
     let _cancelled = cancel.on_cancel(move || registry.cancel());
-    let log = Arc::new(log::BuildLogSink::create(engine, &request, sink)?);
+    let (log, id) = log::BuildLogSink::create(engine, &request, sink)?;
+    let log = Arc::new(log);
     let steps = Steps::new(Arc::clone(&log) as Arc<dyn EventSink>);
     let outcome = run(engine, request, steps, cancel);
     log.finish(&outcome);
-    outcome
+    outcome.map(|result| BuildResult { id, ..result })
 }
 
 fn run(engine: &Arc<Engine>, request: BuildRequest, steps: Steps, cancel: &CancelToken) -> Result<BuildResult> {

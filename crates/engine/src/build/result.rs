@@ -20,6 +20,8 @@ const MOST_PROGRAMS: usize = 5;
 /// What a build ends with.
 #[derive(Debug, Clone, Default)]
 pub struct BuildResult {
+    /// The build's ID: `kiln logs` takes it.
+    pub id: String,
     /// What was written as an image.
     pub exported: Vec<Exported>,
     /// What looks like a credential, or is a secret if that is only a warning.

@@ -119,6 +119,9 @@ fn to_store(
 ) -> Result<Exported> {
     let names = names(job, &output.names);
     let mut stored = if output.push_by_digest { Vec::new() } else { names.clone() };
+    if names.is_empty() {
+        stored.extend(output.dangling_prefix.iter().map(|n| n.with_digest(target.digest)));
+    }
     if output.name_canonical {
         stored.extend(names.iter().map(|n| n.with_digest(target.digest)));
     }

@@ -23,9 +23,6 @@ use crate::value::Value;
 
 /// Lines of output that are shown again when a step fails.
 const TAIL: usize = 20;
-/// Characters of a command that are shown when it fails.
-const MAX_COMMAND: usize = 4000;
-
 /// Runs the process; what it wrote to its root becomes the new layer.
 pub fn run(job: &Job, vertex: &Vertex, op: &ExecOp, inputs: &[Value], step: &Step) -> Result<Snapshot> {
     let permit = job.admission.enter();
@@ -210,19 +207,14 @@ fn limits(op: &ExecOp) -> Result<Limits> {
 }
 
 fn check(job: &Job, vertex: &Vertex, op: &ExecOp, exit: &Exit, tail: Vec<String>) -> Result<()> {
-    let mut command = job.steps.masked(&op.args.join(" "));
-    if let Some((end, _)) = command.char_indices().nth(MAX_COMMAND) {
-        command.truncate(end);
-        command.push('…');
-    }
     let code = exit.shell_code();
     let fine = if op.valid_exit_codes.is_empty() { code == 0 } else { op.valid_exit_codes.contains(&code) };
     if fine {
         return Ok(());
     }
     let cause = match exit.oom_killed || exit.oom_suspected {
-        true => Cause::OutOfMemory { command, limit: op.resources.memory },
-        false => Cause::Exit { command, code },
+        true => Cause::OutOfMemory { limit: op.resources.memory },
+        false => Cause::Exit { code },
     };
     Err(failure(job, vertex, cause, tail))
 }
