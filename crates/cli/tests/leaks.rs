@@ -49,6 +49,20 @@ fn files_that_are_not_exported_do_not_count() {
 }
 
 #[test]
+fn a_bundle_of_certificates_is_no_secret_but_a_key_in_it_is() {
+    let copy = "RUN --mount=type=secret,id=token cp /run/secrets/token /bundle.pem\n";
+    let Some(s) = sandbox(copy) else { return };
+    let block = |label: &str, line: &str| format!("-----BEGIN {label}-----\n{line}\n-----END {label}-----\n");
+    let certificate = block("CERTIFICATE", "MIIFazCCA1OgAwIBAgIRAIIQz7DSQONZRGPgu2OCiwAwDQYJKoZIhvcNAQELBQAw");
+    std::fs::write(s.path("token"), &certificate).unwrap();
+    s.build(&[&SECRET[..], &["-o", "files"]].concat()).ok();
+    assert_eq!(text(s.path("files/bundle.pem")), certificate);
+    let key = block("PRIVATE KEY", "MIGHAgEAMBMGByqGSM49AgEGCCqGSM49AwEHBG0wawIBAQQgevZzL1gdAFr88hb2");
+    std::fs::write(s.path("token"), certificate + &key).unwrap();
+    s.build(&[&SECRET[..], &["--no-cache", "-o", "files"]].concat()).fails(4).says(&["/bundle.pem"]);
+}
+
+#[test]
 fn names_links_attributes_and_metadata_are_searched() {
     for (what, line, args, place) in [
         ("name", format!("RUN mkdir /{TOKEN}"), &[][..], "Dockerfile:4"),

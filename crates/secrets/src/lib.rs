@@ -9,6 +9,7 @@
 //! Invariants: no I/O; a secret's bytes never appear in `Debug` output, errors or hits.
 
 mod encode;
+mod pem;
 mod redact;
 mod scan;
 mod shapes;
@@ -49,8 +50,9 @@ pub struct Secret {
 
 impl Secret {
     /// A secret. White space at its end does not count: files end with a newline, and the copy in an image may not.
+    /// Nor do certificates and public keys in it.
     pub fn new(name: impl Into<String>, origin: Origin, value: impl Into<Vec<u8>>) -> Self {
-        let mut value = value.into();
+        let mut value = pem::private_part(value.into());
         while value.last().is_some_and(u8::is_ascii_whitespace) {
             value.pop();
         }
