@@ -80,6 +80,22 @@ fn trees_are_written_as_tar_and_directory() {
 }
 
 #[test]
+fn what_is_no_file_is_written_to_and_links_stay() {
+    let s = sandbox();
+    let fifo = s.path("fifo");
+    assert!(Command::new("mkfifo").arg(&fifo).status().unwrap().success());
+    let from = fifo.clone();
+    let reader = std::thread::spawn(move || std::fs::read(from).unwrap());
+    s.build(&["-o", "type=tar,dest=fifo"]).ok();
+    assert!(reader.join().unwrap().windows(5).any(|w| w == b"ustar"));
+    assert!(std::os::unix::fs::FileTypeExt::is_fifo(&fifo.symlink_metadata().unwrap().file_type()));
+    std::os::unix::fs::symlink("t.tar", s.path("link")).unwrap();
+    std::fs::write(s.path("t.tar"), "old").unwrap();
+    s.build(&["-o", "type=tar,dest=link"]).ok();
+    assert!(s.path("link").is_symlink() && s.path("t.tar").metadata().unwrap().len() > 1000);
+}
+
+#[test]
 fn the_delete_mode_mirrors_the_copy_mode_adds() {
     let s = sandbox();
     std::fs::create_dir_all(s.path("d/old")).unwrap();

@@ -34,11 +34,25 @@ fn owners_are_recorded_give_the_digest_of_root_and_it_is_said_once() {
 }
 
 #[test]
-fn files_of_another_user_are_roots_and_it_is_said() {
+fn files_of_another_user_are_its_own() {
+    let made = "mkdir -m 2775 /srv/d && touch /srv/a /srv/d/f && chmod 4755 /srv/a && echo x >> /srv/old";
+    let dockerfile = format!(
+        "{BASE}RUN mkdir -m 777 /srv && touch /srv/old && chmod 666 /srv/old\nUSER 7:8\nWORKDIR /srv/cwd\nRUN {made}\n"
+    );
+    let Some((sandbox, _)) = built_by_nobody(&dockerfile) else { return };
+    let roots = Sandbox::bare(&dockerfile);
+    let mut command = roots.command(["build", "--iidfile", "id", "ctx"]);
+    Run::from(command.env("SOURCE_DATE_EPOCH", "1").output().expect("it starts")).ok();
+    assert_eq!(text(sandbox.path("id")), text(roots.path("id")));
+}
+
+#[test]
+fn links_of_another_user_are_roots_and_it_is_said() {
     let Some((_, run)) =
-        built_by_nobody(&format!("{BASE}USER 7\nWORKDIR /tmp/x\nUSER 0\nRUN id -u\nUSER 7\nRUN id -u\n"))
+        built_by_nobody(&format!("{BASE}RUN mkdir -m 777 /srv\nUSER 7\nRUN ln -s x /srv/l\nRUN ln -s x /srv/m\n"))
     else {
         return;
     };
-    run.says(&["made as another user than root belong to root", "/etc/subgid"]);
+    let run = run.says(&["1 link that it made as another user than root belongs to root", "/etc/subgid"]);
+    assert_eq!(run.stderr.matches("kiln has a single id here").count(), 1, "{}", run.stderr);
 }

@@ -25,7 +25,7 @@ pub struct Pretended {
     /// Changes of the process's own users and groups.
     pub identity: u64,
     /// The process was to run as another user than 0: it ran as that user in a user namespace of its own, but the files
-    /// that it made are root's.
+    /// that it made are root's (see `kiln_rootfs::claim`).
     pub user: bool,
 }
 

@@ -6,6 +6,7 @@
 //! - nothing here waits on a FIFO, opens a device, or trusts a file's size;
 //! - every error names the path it is about.
 
+pub mod claim;
 pub mod copy;
 mod dir;
 mod error;

@@ -63,13 +63,18 @@ fn record(dir: BorrowedFd<'_>, name: &OsStr, stat: &Stat, refused: bool, ownersh
         return Ok(());
     }
     if refused && matches!(stat.kind, FileKind::File | FileKind::Dir) {
-        let recorded = Recorded { uid: stat.uid, gid: stat.gid, mode: stat.full_mode(), rdev: None };
-        return xattr::set_at(dir, name, attr, recorded.format().as_bytes());
+        return record_owner(dir, name, stat, Owner { uid: stat.uid, gid: stat.gid });
     }
     if matches!(stat.kind, FileKind::File | FileKind::Dir) {
         return xattr::remove_at(dir, name, attr);
     }
     Ok(())
+}
+
+/// Writes `user.kiln.stat` of a file or directory.
+pub(crate) fn record_owner(dir: BorrowedFd<'_>, name: &OsStr, stat: &Stat, owner: Owner) -> Result<()> {
+    let recorded = Recorded { uid: owner.uid, gid: owner.gid, mode: stat.full_mode(), rdev: None };
+    xattr::set_at(dir, name, OsStr::new(xattr::KILN_STAT), recorded.format().as_bytes())
 }
 
 /// Makes a device, FIFO or socket. Where `mknod` is refused and metadata are recorded, an empty file stands for it.

@@ -57,6 +57,12 @@ pub fn with_writer(dest: &Destination, write: impl FnOnce(&mut dyn Write) -> Res
             out.flush().map_err(|e| Error::io("write", "standard output", e))
         }
         Destination::Path(path) => {
+            // A device or a pipe is written to, not replaced by a file; a link stays and its file is replaced.
+            let real = std::fs::canonicalize(path).unwrap_or_else(|_| path.clone());
+            if std::fs::metadata(&real).is_ok_and(|meta| !meta.is_file() && !meta.is_dir()) {
+                return write_into(&real, write);
+            }
+            let path = &real;
             let dir = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
             let temporary = tempfile::Builder::new()
                 .prefix(".kiln-")
@@ -73,6 +79,13 @@ pub fn with_writer(dest: &Destination, write: impl FnOnce(&mut dyn Write) -> Res
             Ok(())
         }
     }
+}
+
+fn write_into(path: &Path, write: impl FnOnce(&mut dyn Write) -> Result<()>) -> Result<()> {
+    let file = File::options().write(true).open(path).map_err(|e| Error::io("open", path, e))?;
+    let mut out = BufWriter::with_capacity(1 << 20, file);
+    write(&mut out)?;
+    out.flush().map_err(|e| Error::io("write", path, e))
 }
 
 /// Temporary files are private; the result is as any file that the user makes.

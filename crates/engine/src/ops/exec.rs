@@ -3,12 +3,13 @@
 use std::ffi::OsString;
 use std::io::{PipeReader, Read};
 use std::os::fd::OwnedFd;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use kiln_executor::{Exit, Limits, Network, Pretended, ProcessSpec, Security, Stdio, Terminal, Ulimit, User};
 use kiln_graph::{ExecOp, NetworkMode, SecurityMode, Vertex};
-use kiln_rootfs::{Ownership, Root, Target, ids};
+use kiln_rootfs::claim::Before;
+use kiln_rootfs::{Owner, Ownership, Root, Target, ids};
 use kiln_store::Snapshot;
 use rustix::event::{PollFd, PollFlags};
 
@@ -44,6 +45,7 @@ pub fn run(job: &Job, vertex: &Vertex, op: &ExecOp, inputs: &[Value], step: &Ste
     let output = Output::new(job, step)?;
     let mut spec = process(job, op, &root, &mounts)?;
     (spec.stdout, spec.stderr) = output.take_writers();
+    let claim = Claim::prepare(job, &spec.user, draft.fs())?;
     spec.mounts = std::mem::take(&mut mounts.list);
     let exit = job.engine.executor()?.run(spec, |started| permit.started(started.pid), &job.cancel);
     let tail = output.finish();
@@ -57,7 +59,8 @@ pub fn run(job: &Job, vertex: &Vertex, op: &ExecOp, inputs: &[Value], step: &Ste
     for limit in &exit.not_enforced {
         job.steps.warn(format!("{}: {} is not enforced: {}", vertex.meta.name, limit.limit, limit.reason));
     }
-    tell_pretended(job, vertex, &exit.pretended);
+    let unclaimed = claim.map(Claim::finish).transpose()?;
+    tell_pretended(job, vertex, &exit.pretended, unclaimed);
     let checked = check(job, vertex, op, &exit, tail);
     if let (Err(_), Some(hook)) = (&checked, &job.request.on_failure) {
         Failed { job, vertex, op, inputs, step }.shell(&root, hook)?;
@@ -68,12 +71,38 @@ pub fn run(job: &Job, vertex: &Vertex, op: &ExecOp, inputs: &[Value], step: &Ste
     Ok(base.with(layer))
 }
 
+/// With a single id the kernel makes all files root's: those of another user are given to it when the process has ended.
+struct Claim {
+    upper: Root,
+    before: Before,
+    owner: Owner,
+}
+
+impl Claim {
+    fn prepare(job: &Job, user: &User, upper: &Path) -> Result<Option<Self>> {
+        if job.engine.ownership != Ownership::Recorded || user.uid == 0 {
+            return Ok(None);
+        }
+        let upper = Root::open(upper)?.with_ownership(Ownership::Recorded);
+        let before = Before::of(&upper)?;
+        Ok(Some(Self { upper, before, owner: Owner { uid: user.uid, gid: user.gid } }))
+    }
+
+    /// Returns how many files could not be given.
+    fn finish(self) -> Result<u64> {
+        Ok(self.before.claim(&self.upper, self.owner)?)
+    }
+}
+
 /// Says, once in a build, what a step was told but the kernel did not do.
-fn tell_pretended(job: &Job, vertex: &Vertex, pretended: &Pretended) {
-    let what = match pretended {
-        Pretended { user: true, .. } => "the files that it made as another user than root belong to root".to_owned(),
-        Pretended { chown: 1.., .. } => format!("{} changes of owners had no effect", pretended.chown),
-        Pretended { recorded: 1.., .. } => {
+fn tell_pretended(job: &Job, vertex: &Vertex, pretended: &Pretended, unclaimed: Option<u64>) {
+    let what = match (pretended, unclaimed) {
+        (_, Some(1)) => "1 link that it made as another user than root belongs to root".to_owned(),
+        (_, Some(left @ 2..)) => format!("{left} links that it made as another user than root belong to root"),
+        (Pretended { chown: 1.., .. }, _) => {
+            format!("{} changes of owners had no effect (links and devices can not record theirs)", pretended.chown)
+        }
+        (Pretended { recorded: 1.., .. }, _) => {
             "owners are recorded for the image, the step's own programs see root".to_owned()
         }
         _ => return,
