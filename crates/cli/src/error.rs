@@ -94,9 +94,16 @@ impl From<Error> for CliError {
         match error {
             Error::Dockerfile { file: source, diagnostics } => {
                 excerpt::show(&source, &diagnostics);
-                let errors = diagnostics.iter().filter(|d| d.is_error()).count().max(1);
-                let plural = if errors == 1 { "" } else { "s" };
-                Self::failed(format!("{}: {errors} error{plural}", source.name()))
+                match diagnostics.iter().filter(|d| d.is_error()).count() {
+                    // It says all.
+                    1 => Self::failed(""),
+                    0 => Self::failed(format!("{}: build checks failed", source.name()))
+                        .with_hint(
+                            "`# check=error=true` in the Dockerfile makes them errors; `# check=skip=RULE` skips one",
+                        )
+                        .with_code(code::CHECK),
+                    errors => Self::failed(format!("{}: {errors} errors", source.name())),
+                }
             }
             Error::Step(step) => step_error(*step, false),
             Error::Leaks(leaks) => {

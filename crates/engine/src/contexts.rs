@@ -15,6 +15,7 @@ use kiln_store::{Scratch, Snapshot};
 
 use crate::engine::Engine;
 use crate::error::{Error, Result};
+use crate::missing;
 
 /// Name of the main context, as in BuildKit.
 pub const MAIN: &str = "context";
@@ -183,10 +184,6 @@ fn not_found(context: &LocalContext, path: &Path) -> Error {
         let rule = verdict.rule.map(|r| format!(" by line {} of the ignore file: {}", r.line, r.display()));
         return Error::request(format!("{shown} is in the context but excluded{}", rule.unwrap_or_default()));
     }
-    let names: Vec<String> = sibling_names(context, relative);
-    let name = relative.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
-    let near = kiln_dockerfile::nearest(&name, names.iter().map(String::as_str));
-    let message = format!("{shown} was not found in the context {}", context.directory.display());
     if let Ok(target) = std::fs::read_link(context.directory.join(relative)) {
         let target = target.display();
         let message = format!("{shown} is a symbolic link to {target}, which is not in the context");
@@ -195,18 +192,8 @@ fn not_found(context: &LocalContext, path: &Path) -> Error {
             "links are followed inside the context only; copy the file itself there",
         );
     }
-    match near {
-        Some(near) => {
-            Error::request_with_hint(message, format!("did you mean {}?", relative.with_file_name(near).display()))
-        }
-        None => Error::request(message),
-    }
-}
-
-fn sibling_names(context: &LocalContext, path: &Path) -> Vec<String> {
-    let dir = path.parent().unwrap_or(Path::new(""));
-    let entries = context.root.read_dir(dir).unwrap_or_default();
-    entries.into_iter().map(|e| e.name.to_string_lossy().into_owned()).collect()
+    let message = format!("{shown} was not found in the context {}", context.directory.display());
+    Error::Request { message, hint: missing::did_you_mean(&context.root, relative, Path::new("")) }
 }
 
 /// `--include` and `--exclude` patterns of a selector.

@@ -29,6 +29,7 @@ mod layers;
 mod layout;
 pub mod leaks;
 mod linkage;
+mod missing;
 mod ops;
 mod pack;
 mod plan_source;

@@ -28,7 +28,7 @@ pub enum HttpError {
         message: String,
     },
     /// The content is not what it must be.
-    #[error("{url}: expected {expected}, received {found}")]
+    #[error("{url}: the content is not the expected one: checksum {found}, expected {expected}")]
     Checksum {
         /// The URL, without credentials.
         url: String,

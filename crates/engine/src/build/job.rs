@@ -11,7 +11,7 @@ use kiln_graph::{Graph, Selector};
 use kiln_oci::{Digest, Platform};
 use kiln_rootfs::{Owner, Ownership, Root};
 use kiln_secrets::{Origin, Redactor, Secret};
-use kiln_store::{CacheKey, LayerMeta};
+use kiln_store::{CacheKey, LayerMeta, Snapshot};
 
 use super::plan::Plan;
 use crate::admission::Admission;
@@ -21,6 +21,7 @@ use crate::engine::Engine;
 use crate::error::{Error, Result};
 use crate::events::StepId;
 use crate::leaks::LeakSearch;
+use crate::missing;
 use crate::request::{BuildRequest, OnFinding};
 use crate::resolve::Resolved;
 use crate::secrets::Secrets;
@@ -157,10 +158,22 @@ impl Job {
                 if let Some(known) = self.digests.lock().unwrap_or_else(PoisonError::into_inner).get(&key) {
                     return Ok(*known);
                 }
-                let digest = crate::contexts::digest_tree(&self.engine, snapshot, selectors)?;
+                let digest = crate::contexts::digest_tree(&self.engine, snapshot, selectors);
+                let digest = digest.map_err(|e| self.not_in_tree(snapshot, e))?;
                 self.digests.lock().unwrap_or_else(PoisonError::into_inner).insert(key, digest);
                 Ok(digest)
             }
+        }
+    }
+
+    /// Says of a file that a stage or image has not what may have been meant.
+    pub fn not_in_tree(&self, snapshot: &Snapshot, error: Error) -> Error {
+        let Error::Rootfs(kiln_rootfs::RootfsError::NotFound { path }) = &error else { return error };
+        let Ok(root) = self.engine.views.readable(snapshot) else { return error };
+        let shown = Path::new("/").join(path.strip_prefix("/").unwrap_or(path));
+        Error::Request {
+            message: format!("{} was not found in the stage or image that --from names", shown.display()),
+            hint: missing::did_you_mean(&root, path, Path::new("/")),
         }
     }
 

@@ -15,6 +15,7 @@ use crate::contexts::{Contexts, LocalContext, MAIN, unpack_archive};
 use crate::engine::Engine;
 use crate::error::{Error, Result};
 use crate::git_access::GitAccess;
+use crate::missing;
 use crate::request::{BuildRequest, ContextSource, DockerfileSource};
 use crate::steps::Steps;
 
@@ -191,7 +192,11 @@ fn default_dockerfile(directory: &Path) -> Result<(String, Vec<u8>, Option<PathB
 }
 
 fn no_dockerfile(path: &Path) -> Error {
-    Error::request_with_hint(format!("there is no {}", path.display()), "name it with -f, or give another context")
+    let shown = path.parent().unwrap_or(Path::new(""));
+    let dir = Root::open(if shown.as_os_str().is_empty() { Path::new(".") } else { shown }).ok();
+    let near = dir.and_then(|dir| missing::did_you_mean(&dir, Path::new(path.file_name()?), shown));
+    let hint = near.unwrap_or_else(|| "name the Dockerfile with -f, or give another context".to_owned());
+    Error::request_with_hint(format!("there is no {}", path.display()), hint)
 }
 
 fn outside_dockerfile(path: &Path, main: &Main) -> Result<(String, Vec<u8>, Option<PathBuf>)> {

@@ -35,7 +35,7 @@ use crate::request::{BuildRequest, ContextSource, DockerfileSource};
 use crate::resolve::{DebOptions, ResolveOptions, Resolved};
 use crate::secrets::Secrets;
 use crate::steps::Steps;
-use plan::Plan;
+use plan::{Identify, Plan};
 
 /// Builds, and writes the result where it was asked for.
 pub fn build(
@@ -75,7 +75,7 @@ pub fn outline(engine: &Arc<Engine>, request: &BuildRequest, loaded: &Loaded) ->
     let steps = Steps::new(Arc::new(crate::events::NoEvents));
     let resolved = Arc::new(Resolved::new(Arc::clone(engine), steps, options));
     let asked = lower_request(request, &loaded.dockerfile);
-    kiln_frontend::outline(&asked, &Meta(resolved)).map_err(|e| lower_error(e, &loaded.dockerfile))
+    kiln_frontend::outline(&asked, &Meta(resolved)).map_err(|e| lower_error(e, engine, &loaded.dockerfile))
 }
 
 /// What the user named may be anywhere; what the Dockerfile names is in the context, if that is a directory of the user.
@@ -109,11 +109,11 @@ fn prepare(
         deb: deb_options(&request, &contexts),
     };
     let resolved = Arc::new(Resolved::new(Arc::clone(engine), steps.clone(), options));
-    let lowered = lower(&request, &loaded.dockerfile, &resolved)?;
+    let lowered = lower(engine, &request, &loaded.dockerfile, &resolved)?;
     checks::report(&request, &loaded, &lowered, &steps)?;
     let targets: Vec<VertexId> = lowered.images.iter().filter_map(|i| i.root.map(|e| e.vertex)).collect();
     let plan = Plan::new(&lowered.graph, &targets, &*resolved)?;
-    check_entitlements(&request, &lowered)?;
+    check_entitlements(&request, &lowered, &resolved)?;
     let step_ids = announce(&lowered, &plan, &steps);
     let mut request = request;
     request.source_date_epoch = lowered.source_date_epoch.or(request.source_date_epoch);
@@ -197,6 +197,7 @@ pub fn lower_request<'a>(request: &BuildRequest, dockerfile: &'a kiln_dockerfile
 }
 
 fn lower(
+    engine: &Engine,
     request: &BuildRequest,
     dockerfile: &kiln_dockerfile::Dockerfile,
     resolved: &Arc<Resolved>,
@@ -206,7 +207,7 @@ fn lower(
             Ok(error) => *error,
             Err(other) => Error::request(other.to_string()),
         },
-        e => lower_error(e, dockerfile),
+        e => lower_error(e, engine, dockerfile),
     })
 }
 
@@ -216,18 +217,40 @@ fn shown(request: &BuildRequest, dockerfile: &kiln_dockerfile::Dockerfile) -> Op
     (!generated).then(|| dockerfile.source.clone())
 }
 
-fn lower_error(error: LowerError, dockerfile: &kiln_dockerfile::Dockerfile) -> Error {
+fn lower_error(error: LowerError, engine: &Engine, dockerfile: &kiln_dockerfile::Dockerfile) -> Error {
+    let file = dockerfile.source.clone();
     match error {
-        LowerError::Dockerfile(diagnostic) | LowerError::Resolve { diagnostic, .. } => {
-            Error::Dockerfile { file: dockerfile.source.clone(), diagnostics: vec![*diagnostic] }
+        LowerError::Dockerfile(diagnostic) => Error::Dockerfile { file, diagnostics: vec![*diagnostic] },
+        LowerError::Resolve { mut diagnostic, source } => {
+            let written = file.bytes().get(diagnostic.span.start..diagnostic.span.end).unwrap_or_default();
+            diagnostic.help = diagnostic.help.or_else(|| advice(engine, &String::from_utf8_lossy(written), &*source));
+            Error::Dockerfile { file, diagnostics: vec![*diagnostic] }
         }
         LowerError::Request { message, help } => Error::Request { message, hint: help },
         LowerError::Graph(error) => Error::request(error.to_string()),
     }
 }
 
+/// What to do about a base image that can't be had: an image of the store with a name like it, or what the registry client
+/// knows.
+fn advice(engine: &Engine, written: &str, error: &(dyn std::error::Error + 'static)) -> Option<String> {
+    let images = engine.store.images().list().unwrap_or_default();
+    let names: Vec<String> = images.iter().filter_map(|i| Some(i.name.as_ref()?.familiar())).collect();
+    if let Some(near) = kiln_dockerfile::nearest(written, names.iter().map(String::as_str)) {
+        return Some(format!("did you mean {near}, which is in the store?"));
+    }
+    match error.downcast_ref::<Error>()? {
+        Error::Registry(error @ kiln_registry::Error::Connection { .. }) => error.hint().or_else(|| {
+            Some("the store has no such image; check the network, HTTPS_PROXY, or configure a mirror".to_owned())
+        }),
+        Error::Registry(error) => error.hint(),
+        Error::Request { hint, .. } => hint.clone(),
+        _ => None,
+    }
+}
+
 /// CVE-2024-23653: what goes beyond the sandbox is granted here, in one place, for whatever asked for it.
-fn check_entitlements(request: &BuildRequest, lowered: &Lowered) -> Result<()> {
+fn check_entitlements(request: &BuildRequest, lowered: &Lowered, resolved: &Resolved) -> Result<()> {
     use kiln_graph::{NetworkMode, Op, SecurityMode};
     let allow = request.run.allow;
     for vertex in lowered.graph.vertices() {
@@ -237,10 +260,11 @@ fn check_entitlements(request: &BuildRequest, lowered: &Lowered) -> Result<()> {
             (_, NetworkMode::Host) if !allow.network_host => "network.host",
             _ => continue,
         };
-        return Err(Error::request_with_hint(
-            format!("{} needs the entitlement {missing}, which was not granted", vertex.meta.name),
+        let error = Error::request_with_hint(
+            format!("the step needs the entitlement {missing}, which was not granted"),
             format!("add --allow {missing}"),
-        ));
+        );
+        return Err(resolved.located(vertex, error));
     }
     Ok(())
 }

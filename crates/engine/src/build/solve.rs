@@ -234,9 +234,9 @@ impl<'a> Solver<'a> {
     }
 
     fn digest_input(&self, node: NodeId, input: usize, value: &Value) -> Result<Digest> {
-        let uses = vertex(node, &self.job.graph).input_uses();
-        match &uses[input] {
-            InputUse::Content(selectors) => self.job.digest(value, selectors),
+        let vertex = vertex(node, &self.job.graph);
+        match &vertex.input_uses()[input] {
+            InputUse::Content(selectors) => self.job.digest(value, selectors).map_err(|e| self.located(vertex, e)),
             InputUse::Key => Ok(value.identity()),
         }
     }

@@ -115,7 +115,12 @@ impl Work<'_> {
             None => Source::Stack(&stack),
         };
         if !action.attempt_unpack {
-            return self.copy_one(action, source, Path::new(&action.src), (action.allow_wildcard, context.is_none()));
+            let copied =
+                self.copy_one(action, source, Path::new(&action.src), (action.allow_wildcard, context.is_none()));
+            return match from {
+                Value::Tree { snapshot, .. } => copied.map_err(|e| self.job.not_in_tree(snapshot, e)),
+                Value::Context(_) => copied,
+            };
         }
         for path in self.matches(action, source)? {
             match archive(&stack, &path)? {
