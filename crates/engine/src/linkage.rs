@@ -3,11 +3,14 @@
 //! What was found for the same layers and command is remembered, so an unchanged build costs one look-up. The base image's
 //! own programs are left alone, unless the image starts them.
 
+use std::collections::BTreeSet;
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use kiln_linkage::{Checker, Finding, Start};
 use kiln_oci::{Hasher, ImageConfig};
-use kiln_rootfs::{ContextTree, FileKind};
+use kiln_rootfs::{ContextTree, FileKind, Stat};
 use kiln_store::{LayerId, Snapshot};
 
 use crate::engine::Engine;
@@ -16,7 +19,7 @@ use crate::error::Result;
 /// An ELF header has at least this many bytes.
 const SMALLEST: u64 = 52;
 
-/// For how long a result without findings is remembered.
+/// For how long a result without findings, and what programs a layer has, is remembered.
 const KEEP: std::time::Duration = std::time::Duration::from_secs(30 * 86_400);
 
 /// Checks an image whose last `own` layers were made by its build. The result is empty for an image of another operating
@@ -38,7 +41,13 @@ pub fn check(engine: &Engine, snapshot: &Snapshot, own: usize, config: &ImageCon
     let root = engine.views.readable(snapshot)?;
     let mut checker = Checker::new(&root, &start);
     checker.command();
-    for program in programs(engine, &snapshot.0[snapshot.0.len().saturating_sub(own)..])? {
+    let mut programs = BTreeSet::new();
+    for layer in &snapshot.0[snapshot.0.len().saturating_sub(own)..] {
+        programs.extend(programs_of(engine, layer)?);
+    }
+    // Layers above may have removed or replaced it.
+    let is_there = |path: &Path| root.try_stat(path, false).ok().flatten().is_some_and(|stat| is_program(&stat));
+    for program in programs.into_iter().filter(|path| is_there(path)) {
         checker.program(&program);
     }
     let findings = checker.finish();
@@ -76,14 +85,24 @@ fn key(snapshot: &Snapshot, own: usize, config: &ImageConfig) -> String {
     format!("linkage:{}", hasher.finish().hex())
 }
 
-/// The executable files of some layers.
-fn programs(engine: &Engine, layers: &[LayerId]) -> Result<Vec<PathBuf>> {
-    if layers.is_empty() {
-        return Ok(Vec::new());
-    }
-    let stack = engine.views.stack(&Snapshot(layers.to_vec()))?;
-    let entries = ContextTree::scan_layers(&stack, Path::new("/"))?.entries();
-    let program =
-        |stat: &kiln_rootfs::Stat| stat.kind == FileKind::File && stat.mode & 0o111 != 0 && stat.size >= SMALLEST;
-    Ok(entries.into_iter().filter(|(_, stat)| program(stat)).map(|(path, _)| Path::new("/").join(path)).collect())
+/// The executable files of a layer. A large one is not walked again for each build over it.
+pub fn programs_of(engine: &Engine, layer: &LayerId) -> Result<Vec<PathBuf>> {
+    let memo = format!("programs {layer}");
+    let paths = match engine.store.meta().get(&memo)? {
+        Some(paths) => paths,
+        None => {
+            let stack = engine.views.stack(&Snapshot(vec![*layer]))?;
+            let entries = ContextTree::scan_layers(&stack, Path::new("/"))?.entries();
+            let programs = entries.into_iter().filter(|(_, stat)| is_program(stat));
+            let paths: Vec<u8> = programs.flat_map(|(path, _)| [path.as_os_str().as_bytes(), b"\0"].concat()).collect();
+            engine.store.meta().put(&memo, &paths, Some(KEEP))?;
+            paths
+        }
+    };
+    let paths = paths.split(|b| *b == 0).filter(|path| !path.is_empty());
+    Ok(paths.map(|path| Path::new("/").join(OsStr::from_bytes(path))).collect())
+}
+
+fn is_program(stat: &Stat) -> bool {
+    stat.kind == FileKind::File && stat.mode & 0o111 != 0 && stat.size >= SMALLEST
 }

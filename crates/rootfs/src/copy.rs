@@ -13,6 +13,7 @@
 //! - a file that is not what was scanned, before or after its bytes were read, is an error.
 
 mod data;
+mod earlier;
 mod engine;
 
 use std::collections::HashSet;
@@ -25,6 +26,7 @@ use crate::error::{Result, RootfsError};
 use crate::glob;
 use crate::meta::Owner;
 use crate::mode::ModeChange;
+use crate::root::Root;
 use crate::select::{self, Pick, Selector, Source};
 use crate::stat::{FileKind, Time};
 use crate::target::{MakeDirs, Restore, Target};
@@ -58,6 +60,9 @@ pub struct CopyRequest<'a> {
     pub mtime: Mtime,
     /// The source's layers never change: files whose metadata stay the same may be hard links.
     pub may_link: bool,
+    /// The layer of an earlier copy to the same place, which never changes: files that are the same again may be hard links
+    /// to it.
+    pub earlier: Option<Root>,
 }
 
 /// What was copied.
@@ -69,7 +74,7 @@ pub struct CopyReport {
     pub dirs: u64,
     /// Bytes of regular files that were copied (not linked).
     pub bytes: u64,
-    /// Files that are hard links to the source's.
+    /// Files that are hard links to the source's or to an earlier copy's.
     pub linked: u64,
     /// Sockets, which are not copied.
     pub skipped: u64,
@@ -148,7 +153,7 @@ fn copy_dir(engine: &Engine<'_>, pick: &Pick<'_>, dest: &Path, restore: &mut Res
         // As in BuildKit, a destination that was made for a directory has the directory's time, though not its mode.
         restore.add(&dir, request.mtime.apply(pick.stat().mtime));
     }
-    engine.run(pick, Job::top(pick, top, dir)?)
+    engine.run(pick, dest, Job::top(pick, top, dir)?)
 }
 
 fn copy_file(engine: &Engine<'_>, pick: &Pick<'_>, parent: &Path, name: &OsStr, restore: &mut Restore) -> Result<()> {

@@ -14,8 +14,9 @@ use kiln_store::{LayerId, Snapshot};
 
 use super::ReadyJob;
 use crate::leaks::LeakSearch;
+use crate::linkage;
 use crate::pack::PackOptions;
-use crate::request::Output;
+use crate::request::{OnFinding, Output};
 use crate::value::Value;
 
 /// Packs layers of the result as they are made.
@@ -92,6 +93,9 @@ impl<'a> PackAhead<'a> {
             for options in &self.options {
                 // The export says why.
                 let _ = self.ready.engine.pack_searched(&snapshot, index, options, search);
+            }
+            if !of_base && self.ready.request.check_programs != OnFinding::Off {
+                let _ = linkage::programs_of(&self.ready.engine, &snapshot.0[index]);
             }
         }
     }

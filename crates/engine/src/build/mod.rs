@@ -2,7 +2,7 @@
 
 mod ahead;
 mod checks;
-mod explain;
+pub mod explain;
 mod job;
 mod load;
 mod log;

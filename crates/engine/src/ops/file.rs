@@ -10,9 +10,9 @@ use kiln_rootfs::apply::{ExtractOptions, extract};
 use kiln_rootfs::copy::{CopyRequest, Mtime, copy};
 use kiln_rootfs::fileops::{self, Make};
 use kiln_rootfs::{FileKind, ModeChange, Owner, Root, Source, Stack, Target, Time, ids};
-use kiln_store::{LayerDraft, Snapshot};
+use kiln_store::{LayerDraft, LayerId, Snapshot};
 
-use crate::build::Job;
+use crate::build::{Job, explain};
 use crate::contexts::Patterns;
 use crate::error::{Error, Result};
 use crate::value::Value;
@@ -20,8 +20,11 @@ use crate::value::Value;
 /// Bytes from the beginning of a file that tell whether it is an archive.
 const SNIFF: usize = 512;
 
+/// For how long it is remembered which layer a step made.
+const KEEP: std::time::Duration = std::time::Duration::from_secs(30 * 86_400);
+
 /// Carries the actions out; together they make one layer.
-pub fn apply(job: &Job, _vertex: &Vertex, op: &FileOp, inputs: &[Value]) -> Result<Snapshot> {
+pub fn apply(job: &Job, vertex: &Vertex, op: &FileOp, inputs: &[Value]) -> Result<Snapshot> {
     let base = match op.actions.first().map(|a| a.input) {
         Some(ActionInput::Input(index)) => input(inputs, index)?.snapshot(),
         _ => Snapshot::default(),
@@ -34,7 +37,9 @@ pub fn apply(job: &Job, _vertex: &Vertex, op: &FileOp, inputs: &[Value]) -> Resu
     };
     // The layer's own directory stands for `/`: it has the base's owner, mode and time.
     target.adopt_root()?;
-    let work = Work { job, inputs, target, base: &base, draft: &draft };
+    let place = inputs.iter().any(|i| matches!(i, Value::Context(_))).then(|| explain::slot(job, vertex));
+    let earlier = place.as_deref().and_then(|place| earlier(job, place));
+    let work = Work { job, inputs, target, base: &base, draft: &draft, earlier };
     for (index, action) in op.actions.iter().enumerate() {
         let follows = matches!(action.input, ActionInput::Action(n) if n + 1 == index);
         if index > 0 && !follows {
@@ -47,7 +52,23 @@ pub fn apply(job: &Job, _vertex: &Vertex, op: &FileOp, inputs: &[Value]) -> Resu
     }
     drop(work);
     let layer = draft.commit(job.layer_meta())?;
+    if let Some(place) = place {
+        // Without it the next build only copies more.
+        let _ = job.engine.store.meta().put(&copied_key(&place), layer.to_string().as_bytes(), Some(KEEP));
+    }
     Ok(base.with(layer))
+}
+
+/// Names the last layer that was copied from a context at some place of a Dockerfile.
+fn copied_key(place: &str) -> String {
+    format!("copied {place}")
+}
+
+/// What the same step made before, if that is still here. Files that did not change become links to it.
+fn earlier(job: &Job, place: &str) -> Option<Root> {
+    let id = job.engine.store.meta().get(&copied_key(place)).ok()??;
+    let id: LayerId = std::str::from_utf8(&id).ok()?.parse().ok()?;
+    Some(Root::open(&job.engine.store.layers().path(&id)).ok()?.with_ownership(job.engine.ownership))
 }
 
 fn input(inputs: &[Value], index: usize) -> Result<&Value> {
@@ -61,6 +82,7 @@ struct Work<'a> {
     target: Target,
     base: &'a Snapshot,
     draft: &'a LayerDraft,
+    earlier: Option<Root>,
 }
 
 impl Work<'_> {
@@ -167,6 +189,7 @@ impl Work<'_> {
             mode: action.mode.as_ref().map(mode).transpose()?,
             mtime: epoch.unwrap_or_default(),
             may_link,
+            earlier: if may_link { None } else { self.earlier.clone() },
         };
         copy(&request, source, &self.target)?;
         Ok(())

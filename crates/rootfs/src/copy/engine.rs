@@ -11,6 +11,7 @@ use rustix::fs::{AtFlags, Mode, OFlags};
 use rustix::io::Errno;
 
 use super::data::{self, Ways};
+use super::earlier;
 use super::{CopyReport, CopyRequest, Linked};
 use crate::dir::DirRef;
 use crate::error::{Context as _, Result, RootfsError};
@@ -76,6 +77,8 @@ struct Open {
     path: PathBuf,
     finish: Option<Finish>,
     chunks_left: AtomicUsize,
+    /// The same directory in an earlier copy.
+    earlier: Option<OwnedFd>,
 }
 
 enum Task {
@@ -106,13 +109,13 @@ pub(crate) struct Engine<'a> {
     ways: Ways,
     no_link: AtomicBool,
     own: (u32, u32),
-    linked: Linked,
+    pub(super) linked: Linked,
     names: Mutex<HashMap<Inode, Option<FirstName>>>,
     deferred: Mutex<Vec<Deferred>>,
     files: AtomicU64,
     dirs: AtomicU64,
     bytes: AtomicU64,
-    links: AtomicU64,
+    pub(super) links: AtomicU64,
     skipped: AtomicU64,
 }
 
@@ -151,10 +154,13 @@ impl<'a> Engine<'a> {
         }
     }
 
-    /// Copies the contents of a directory.
-    pub fn run(&self, pick: &Pick<'_>, job: Job) -> Result<()> {
+    /// Copies the contents of a directory into the one at `dest`.
+    pub fn run(&self, pick: &Pick<'_>, dest: &Path, job: Job) -> Result<()> {
         par::run(vec![Task::Dir(job)], |task, queue| match task {
-            Task::Dir(job) => self.directory(pick, job, queue),
+            Task::Dir(job) => {
+                let earlier = self.request.earlier.as_ref().and_then(|root| earlier::dir(root, &dest.join(&job.path)));
+                self.directory(pick, job, earlier, queue)
+            }
             Task::Chunk(open, entries) => self.chunk(pick, &open, &entries, queue),
         })
     }
@@ -167,11 +173,12 @@ impl<'a> Engine<'a> {
         let entry = &pick.tree.dirs[dir].entries[i];
         let from = pick.tree.open_dir(dir, entry.layer)?;
         self.target.clear(&to, name, entry.stat.kind, dest)?;
-        let file = OneFile { tree: &pick.tree, entry, from: &from, to: &to, name, path: &pick.path };
+        let (tree, path) = (&pick.tree, &pick.path);
+        let file = OneFile { tree, entry, from: &from, to: &to, earlier: None, name, path };
         self.entry(&file, None)
     }
 
-    fn directory(&self, pick: &Pick<'_>, job: Job, queue: &Queue<'_, Task>) -> Result<()> {
+    fn directory(&self, pick: &Pick<'_>, job: Job, earlier: Option<OwnedFd>, queue: &Queue<'_, Task>) -> Result<()> {
         let dest = || self.shown(pick, &job.path);
         let (to, upper_ref, lower_refs) = match job.place {
             Place::Open(dir) => {
@@ -207,6 +214,7 @@ impl<'a> Engine<'a> {
             path: job.path,
             finish: job.finish,
             chunks_left: AtomicUsize::new(chunks.len().max(1)),
+            earlier,
         });
         let mut chunks = chunks.into_iter();
         let first = chunks.next().unwrap_or_default();
@@ -228,7 +236,8 @@ impl<'a> Engine<'a> {
                     let Some((_, from)) = open.from.iter().find(|(l, _)| *l == entry.layer) else {
                         return Err(RootfsError::NotFound { path: shown });
                     };
-                    let file = OneFile { tree: &pick.tree, entry, from, to: &open.to, name: &entry.name, path: &shown };
+                    let (tree, to, earlier) = (&pick.tree, &open.to, open.earlier.as_ref());
+                    let file = OneFile { tree, entry, from, to, earlier, name: &entry.name, path: &shown };
                     self.entry(&file, open.finish.as_ref())?;
                 }
             }
@@ -333,7 +342,7 @@ impl<'a> Engine<'a> {
         if stat.nlink > 1 && !self.claim(key, file, finish) {
             return Ok(());
         }
-        if !self.try_link(file, wanted, key)? {
+        if !self.try_link(file, wanted, key)? && !self.link_earlier(file, wanted)? {
             self.copy_regular(file, wanted)?;
         }
         if stat.nlink > 1 {
@@ -398,8 +407,8 @@ impl<'a> Engine<'a> {
         }
     }
 
-    fn copy_regular(&self, file: &OneFile<'_>, wanted: &Stat) -> Result<()> {
-        let expected = &file.entry.stat;
+    /// Opens what was scanned.
+    pub(super) fn open_source(&self, file: &OneFile<'_>) -> Result<(OwnedFd, Stat)> {
         let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
         let changed = || RootfsError::Changed { path: file.path.to_owned() };
         let from = match rustix::fs::openat(file.from, &file.entry.name, flags, Mode::empty()) {
@@ -407,17 +416,31 @@ impl<'a> Engine<'a> {
             opened => opened.at("open", file.path)?,
         };
         let before = Stat::of(&from, Ownership::Native).at("stat", file.path)?;
-        if before.kind != FileKind::File || !file.tree.is_unchanged(expected, &before) {
+        if before.kind != FileKind::File || !file.tree.is_unchanged(&file.entry.stat, &before) {
             return Err(changed());
         }
+        Ok((from, before))
+    }
+
+    /// To be called when the bytes were read.
+    pub(super) fn still_same(&self, file: &OneFile<'_>, from: &OwnedFd, before: &Stat) -> Result<()> {
+        let after = Stat::of(from, Ownership::Native).at("stat", file.path)?;
+        match file.tree.is_unchanged(before, &after) {
+            true => Ok(()),
+            false => Err(RootfsError::Changed { path: file.path.to_owned() }),
+        }
+    }
+
+    fn copy_regular(&self, file: &OneFile<'_>, wanted: &Stat) -> Result<()> {
+        let (from, before) = self.open_source(file)?;
         let flags = OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let mode = Mode::from_raw_mode(wanted.mode & 0o777);
         let to = rustix::fs::openat(&file.to.upper, file.name, flags, mode).at("create", file.path)?;
         let whole = data::copy_bytes(from.as_fd(), to.as_fd(), &before, &self.ways).at("copy", file.path)?;
-        let after = Stat::of(&from, Ownership::Native).at("stat", file.path)?;
-        if !whole || !file.tree.is_unchanged(&before, &after) {
-            return Err(changed());
+        if !whole {
+            return Err(RootfsError::Changed { path: file.path.to_owned() });
         }
+        self.still_same(file, &from, &before)?;
         self.bytes.fetch_add(before.size, Ordering::Relaxed);
         self.set_metadata(from.as_fd(), to.as_fd(), wanted).at("set metadata of", file.path)
     }
@@ -436,14 +459,16 @@ impl<'a> Engine<'a> {
 }
 
 /// One thing to copy.
-struct OneFile<'a> {
-    tree: &'a ContextTree,
-    entry: &'a Entry,
-    from: &'a OwnedFd,
-    to: &'a TargetDir,
+pub(super) struct OneFile<'a> {
+    pub tree: &'a ContextTree,
+    pub entry: &'a Entry,
+    pub from: &'a OwnedFd,
+    pub to: &'a TargetDir,
+    /// The directory in an earlier copy that is what `to` is in this one.
+    pub earlier: Option<&'a OwnedFd>,
     /// In the target; another than in the source for a file that is copied to a new name.
-    name: &'a OsStr,
-    path: &'a Path,
+    pub name: &'a OsStr,
+    pub path: &'a Path,
 }
 
 /// References to a directory in several layers, by way of its parent's.
