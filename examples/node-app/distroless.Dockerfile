@@ -9,7 +9,10 @@ FROM deb://$SUITE?variant=minbase&packages=nodejs,npm,ca-certificates AS build
 ARG NPM_CONFIG_REGISTRY
 WORKDIR /app
 COPY package.json index.js ./
-RUN --mount=from=certs,target=/run/certs NODE_EXTRA_CA_CERTS=/run/certs/ca.pem npm install --omit=dev --no-audit --no-fund
+RUN --mount=from=certs,target=/run/certs <<END
+  if [ -e /run/certs/ca.pem ]; then export NODE_EXTRA_CA_CERTS=/run/certs/ca.pem; fi
+  npm install --omit=dev --no-audit --no-fund
+END
 
 FROM deb://$SUITE?packages=nodejs
 WORKDIR /app

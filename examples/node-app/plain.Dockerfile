@@ -10,5 +10,8 @@ ARG NPM_CONFIG_REGISTRY
 EXPOSE 3000
 WORKDIR /app
 COPY package.json index.js ./
-RUN --mount=from=certs,target=/run/certs NODE_EXTRA_CA_CERTS=/run/certs/ca.pem npm install --omit=dev --no-audit --no-fund
+RUN --mount=from=certs,target=/run/certs <<END
+  if [ -e /run/certs/ca.pem ]; then export NODE_EXTRA_CA_CERTS=/run/certs/ca.pem; fi
+  npm install --omit=dev --no-audit --no-fund
+END
 CMD ["npm", "start"]

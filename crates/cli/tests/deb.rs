@@ -176,6 +176,11 @@ fn the_command_makes_and_explains_a_base() {
     s.kiln(&["base", &base(&world, ""), "app", "-t", "base:1", "-o", "type=image", "-o", "out"]).ok();
     assert_eq!(text(s.path("out/usr/bin/app-too")), "program");
     assert!(s.kiln(&["images"]).ok().stdout.contains("base"));
+    let again = |more: &[&str]| s.kiln(&[&["base", "--progress=plain", &app], more].concat()).ok().stderr;
+    assert!(again(&[]).contains("CACHED") && !again(&["--no-cache"]).contains("CACHED"));
+    // The architecture is that of the base, whatever machine this is.
+    let foreign = base(&world, "packages=app&arch=riscv64");
+    s.kiln(&["base", &foreign]).fails(1).says(&["no packages for architecture riscv64: it has"]);
     // The same base in a build is there already.
     s.file("Dockerfile", "FROM alpine AS base\nFROM base\nCOPY --from=alpine /usr/bin/app /copy\n");
     let context = format!("alpine={app}");

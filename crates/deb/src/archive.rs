@@ -127,8 +127,7 @@ fn release_of(
     if !direct {
         let Some(current) = release::get(context, fetcher, &repository, None)? else { return Ok(None) };
         let Some(pattern) = current.snapshots.filter(|p| p.starts_with("http")) else {
-            let why = "its index names no snapshot service; put @SNAPSHOTID@ where the time goes in mirror=".to_owned();
-            return Err(Error::NoSources { suite: format!("{} at {id}", repository.suite), why });
+            return Err(Error::NoSnapshots { suite: repository.suite });
         };
         repository.uri = pattern.replace("@SNAPSHOTID@", id).trim_end_matches('/').to_owned();
     }
@@ -149,10 +148,7 @@ fn components(repository: &Repository, release: &Release) -> Result<Vec<String>>
                 return Err(Error::UnknownComponent {
                     suite: repository.suite.clone(),
                     component: component.clone(),
-                    nearest: match suggest::nearest(component, available.iter().copied(), 3) {
-                        near if near.is_empty() => available.iter().map(|c| (*c).to_owned()).collect(),
-                        near => near,
-                    },
+                    available: available.iter().map(|c| (*c).to_owned()).collect(),
                 });
             }
         }
@@ -163,8 +159,8 @@ fn components(repository: &Repository, release: &Release) -> Result<Vec<String>>
 fn nothing_for(repository: &Repository, release: &Release, component: &str, arch: &str) -> Error {
     let suite = repository.suite.clone();
     if release.architectures.iter().any(|a| a == arch) || release.architectures.is_empty() {
-        let (component, nearest) = (component.to_owned(), release.components.clone());
-        return Error::UnknownComponent { suite, component, nearest };
+        let (component, available) = (component.to_owned(), release.components.clone());
+        return Error::UnknownComponent { suite, component, available };
     }
     let available = release.architectures.iter().filter(|a| *a != "all").cloned().collect();
     Error::UnknownArchitecture { suite, arch: arch.to_owned(), available }

@@ -123,6 +123,16 @@ fn directories(root: &Root) -> Result<()> {
     for (path, mode) in standard {
         root.create_dir_all(Path::new(path), mode, ROOT)?;
     }
+    // As base-files' script does.
+    for (path, target) in [("var/run", "/run"), ("var/lock", "/run/lock")] {
+        let path = Path::new(path);
+        if root.try_stat(path, false)?.is_some_and(|stat| stat.kind == FileKind::Dir) && root.read_dir(path)?.is_empty()
+        {
+            root.remove_all(path)?;
+            root.symlink(Path::new(target), path, ROOT)?;
+        }
+    }
+    root.create_dir_all(Path::new("run/lock"), 0o1777, ROOT)?;
     // The parents of the last component are 0755 anyway; `home/nonroot` alone belongs to somebody else.
     root.create_dir_all(Path::new("home/nonroot"), 0o700, Some(NONROOT))?;
     Ok(())

@@ -10,6 +10,12 @@ use crate::time;
 /// Result of this crate.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
+fn unknown(packages: &[(String, Vec<String>)], suites: &str) -> String {
+    let lines: Vec<String> =
+        packages.iter().map(|(name, nearest)| format!("no package {name} in {suites}{}", hint(nearest))).collect();
+    lines.join("\n")
+}
+
 /// Why a base could not be made.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -23,6 +29,15 @@ pub enum Error {
         suite: String,
         /// What was looked at.
         why: String,
+    },
+    /// The archive does not say where its snapshots are.
+    #[error(
+        "the index of suite {suite} names no snapshot service: say where it is with mirror=, with @SNAPSHOTID@ in place of \
+         the time, such as mirror=https://snapshot.debian.org/archive/debian/@SNAPSHOTID@"
+    )]
+    NoSnapshots {
+        /// The suite.
+        suite: String,
     },
     /// An apt source can't be understood or used.
     #[error("{}:{line}: {reason}", path.display())]
@@ -45,14 +60,14 @@ pub enum Error {
         nearest: Vec<String>,
     },
     /// The suite has no such component.
-    #[error("suite {suite} has no component {component}{}", hint(nearest))]
+    #[error("suite {suite} has no component {component}: it has {}", available.join(", "))]
     UnknownComponent {
         /// The suite.
         suite: String,
         /// The component.
         component: String,
         /// What it has.
-        nearest: Vec<String>,
+        available: Vec<String>,
     },
     /// The suite is not built for the architecture.
     #[error("suite {suite} has no packages for architecture {arch}: it has {}", available.join(", "))]
@@ -65,14 +80,12 @@ pub enum Error {
         available: Vec<String>,
     },
     /// No package has that name.
-    #[error("no package {name} in {suites}{}", hint(nearest))]
-    UnknownPackage {
-        /// The name.
-        name: String,
-        /// Where it was looked for.
+    #[error("{}", unknown(packages, suites))]
+    UnknownPackages {
+        /// The names, with near ones.
+        packages: Vec<(String, Vec<String>)>,
+        /// Where they were looked for.
         suites: String,
-        /// Near names.
-        nearest: Vec<String>,
     },
     /// A package exists, but not in that version.
     #[error("package {name} has no version {version} in {suites}: there is {}", available.join(", "))]
@@ -140,7 +153,7 @@ pub enum Error {
         actual: String,
     },
     /// What was received is longer or shorter than what was signed.
-    #[error("{url} has {actual} bytes{}, but {expected} were signed", if *more { " or more" } else { "" })]
+    #[error("{url} has {actual} bytes{}, but {expected} were signed: the mirror is broken or out of sync", if *more { " or more" } else { "" })]
     Size {
         /// What was fetched.
         url: String,
@@ -205,7 +218,7 @@ pub enum Error {
         second: String,
     },
     /// A maintainer script, or dpkg itself, failed in the sandbox.
-    #[error("configuring the base failed: {reason}\n{output}")]
+    #[error("configuring the base failed: {reason}{}{}", if output.is_empty() { "" } else { "\n" }, output.trim_end())]
     Configure {
         /// What happened.
         reason: String,

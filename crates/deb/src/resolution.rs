@@ -209,13 +209,14 @@ fn clause_of(request: &crate::spec::PackageRequest) -> String {
 }
 
 fn check_names(spec: &Spec, universe: &Universe<'_>) -> Result<()> {
+    let suites = || universe.suites.clone();
+    let missing = spec.packages.iter().filter(|request| universe.named(&request.name).is_empty());
+    let packages: Vec<_> = missing.map(|r| (r.name.clone(), universe.nearest(&r.name))).collect();
+    if !packages.is_empty() {
+        return Err(Error::UnknownPackages { packages, suites: suites() });
+    }
     for request in &spec.packages {
         let found = universe.named(&request.name);
-        let suites = || universe.suites.clone();
-        if found.is_empty() {
-            let (name, nearest) = (request.name.clone(), universe.nearest(&request.name));
-            return Err(Error::UnknownPackage { name, suites: suites(), nearest });
-        }
         if let Some(version) = request.version.as_ref().filter(|v| !found.iter().any(|(_, p)| p.version() == *v)) {
             let available = found.iter().map(|(_, p)| p.version().to_owned()).collect();
             let (name, version) = (request.name.clone(), version.clone());

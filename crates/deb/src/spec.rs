@@ -177,7 +177,13 @@ impl Spec {
             _ => return Err(SpecError::Platform(name)),
         };
         if let Some(given) = self.arch.as_deref().filter(|given| *given != arch) {
-            return Err(bad("arch", given, &format!("{arch}, since the platform is {name}")));
+            return Err(bad(
+                "arch",
+                given,
+                &format!(
+                    "{arch}, since the platform is {name}; another one is asked for with --platform, also of FROM"
+                ),
+            ));
         }
         self.arch = Some(arch.to_owned());
         Ok(self)

@@ -63,6 +63,7 @@ fn a_distroless_base() {
     );
     assert_eq!(read("etc/ssl/certs/ca-certificates.crt"), "-----A-----\n-----B-----\n");
     assert_eq!(link("usr/lib/ssl/cert.pem"), "/etc/ssl/certs/ca-certificates.crt");
+    assert_eq!((link("var/run"), link("var/lock")), ("/run".into(), "/run/lock".into()));
     assert!(built.config.config.env.contains(&"SSL_CERT_FILE=/etc/ssl/certs/ca-certificates.crt".to_owned()));
     for path in [
         "usr/bin/weber",

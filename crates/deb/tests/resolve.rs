@@ -61,8 +61,12 @@ fn unknown_names_suggest_near_ones() {
     std::fs::create_dir_all(world.path("machine/etc/apt")).unwrap();
     std::fs::write(world.path("machine/etc/apt/sources.list"), "deb http://127.0.0.1:1/x bookworm main\n").unwrap();
     assert!(world.fails("bookwrom?packages=app").contains("has no suite bookwrom (did you mean bookworm?)"));
-    assert!(world.fails("bookworm?packages=lipapp").contains("no package lipapp in bookworm (did you mean libapp?)"));
-    assert!(world.fails("bookworm?packages=app&components=mian").contains("no component mian (did you mean main?)"));
+    let text = world.fails("bookworm?packages=lipapp,app,nowhere");
+    assert!(
+        text.contains("no package lipapp in bookworm (did you mean libapp?)\nno package nowhere in bookworm"),
+        "{text}"
+    );
+    assert!(world.fails("bookworm?packages=app&components=mian").contains("no component mian: it has main"));
     assert!(world.fails("bookworm?packages=app=7").contains("no version 7 in bookworm: there is 1.0"));
     let error = world.fails("bookworm?packages=app&arch=sparc");
     assert!(error.contains("no packages for architecture sparc: it has amd64, arm64"), "{error}");

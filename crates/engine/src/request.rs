@@ -47,6 +47,8 @@ pub struct BuildRequest {
     pub no_cache_filter: Vec<String>,
     /// Ask registries even if the image is here.
     pub pull: bool,
+    /// Make `deb://` bases again, although they are here.
+    pub remake: bool,
     /// Replace what lock files have for `deb://` bases.
     pub relock: bool,
     /// How RUN steps are run.

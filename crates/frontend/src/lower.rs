@@ -309,7 +309,8 @@ impl<'a, 'r> Lowering<'a, 'r> {
         span: Option<Span>,
     ) -> Result<Edge, LowerError> {
         let platform = platform.filter(|_| source.depends_on_platform());
-        let meta = VertexMeta { name, location: span.map(|s| self.location(s)), ..VertexMeta::default() };
+        let (location, ignore_cache) = (span.map(|s| self.location(s)), self.request.remake_sources);
+        let meta = VertexMeta { name, location, ignore_cache, ..VertexMeta::default() };
         Ok(self.graph.add(Op::Source(source), Vec::new(), platform, meta)?.into())
     }
 

@@ -39,6 +39,8 @@ pub struct LowerRequest<'a> {
     pub no_cache: bool,
     /// `--no-cache-filter`: stages by name or index.
     pub no_cache_filter: Vec<String>,
+    /// Fetch or make sources again, too.
+    pub remake_sources: bool,
     /// `--pull` and the like.
     pub resolve: ResolveMode,
     /// Clamp for timestamps in seconds since 1970; a build arg of that name counts as well.
@@ -66,6 +68,7 @@ impl<'a> LowerRequest<'a> {
             hostname: None,
             no_cache: false,
             no_cache_filter: Vec::new(),
+            remake_sources: false,
             resolve: ResolveMode::Default,
             source_date_epoch: None,
             proxy: BTreeMap::new(),

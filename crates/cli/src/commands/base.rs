@@ -47,7 +47,7 @@ use crate::progress::{Display, Mode};
 ///   kiln base --why libicu72 bookworm nodejs
 ///   kiln base bookworm -t debian --platform linux/arm64
 ///   kiln build --build-context node=deb://bookworm?packages=nodejs .
-#[derive(Debug, Args)]
+#[derive(Debug, Clone, Args)]
 #[command(verbatim_doc_comment)]
 pub struct BaseArgs {
     /// deb://SUITE?…, or a suite such as bookworm
@@ -83,7 +83,7 @@ pub struct BaseArgs {
     /// Look at the archive's indexes even if that was done within the last hour
     #[arg(long)]
     pull: bool,
-    /// Do not use the cache
+    /// Make the base again, although it is in the store; packages are not downloaded again
     #[arg(long)]
     no_cache: bool,
     /// How progress is shown
@@ -99,7 +99,13 @@ const NAME: &str = "base";
 
 /// Makes the base, or shows what is in it.
 pub fn run(args: &BaseArgs, environment: &Environment) -> Result<ExitCode, CliError> {
-    let spec = spec(args)?;
+    let mut args = args.clone();
+    let spec = spec(&args)?;
+    // Nothing else is made, so the architecture alone says for what.
+    if let (Some(platform), true) = (spec.platform(), args.platforms.is_empty()) {
+        args.platforms.push(platform.to_string());
+    }
+    let args = &args;
     if args.update_lock && spec.lock.is_none() {
         return Err(CliError::usage("--update-lock needs --lock FILE"));
     }
@@ -168,7 +174,6 @@ fn build(args: &BaseArgs, spec: &Spec) -> Result<(BuildArgs, BuildRequest), CliE
     words.extend(args.platforms.iter().map(|p| format!("--platform={p}")));
     words.extend(args.outputs.iter().map(|o| format!("--output={o}")));
     words.extend(args.pull.then(|| "--pull".to_owned()));
-    words.extend(args.no_cache.then(|| "--no-cache".to_owned()));
     let inner = Inner::try_parse_from(words).map_err(|e| CliError::usage(e.to_string()))?;
     let mut arguments = inner.build;
     arguments.quiet = args.quiet;
@@ -178,5 +183,6 @@ fn build(args: &BaseArgs, spec: &Spec) -> Result<(BuildArgs, BuildRequest), CliE
     request.context = ContextSource::Stream(Arc::new(Mutex::new(Some(Box::new(Cursor::new(dockerfile.clone()))))));
     request.dockerfile = DockerfileSource::Generated(dockerfile.into_bytes());
     request.relock = args.update_lock;
+    request.remake = args.no_cache;
     Ok((arguments, request))
 }

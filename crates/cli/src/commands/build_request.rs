@@ -41,6 +41,7 @@ pub fn request(args: &BuildArgs) -> Result<BuildRequest> {
         no_cache: args.no_cache,
         no_cache_filter: args.no_cache_filter.clone(),
         pull: args.pull,
+        remake: false,
         relock: false,
         run: build_limits::run_options(args)?,
         jobs: jobs(args.jobs.as_deref())?,

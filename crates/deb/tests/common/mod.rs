@@ -140,6 +140,7 @@ pub fn base_files() -> repo::Pkg {
         .dir("tmp", 0o1777)
         .dir("root", 0o700)
         .symlink("var/run", "/run")
+        .dir("var/lock", 0o1777)
         .dir("bin", 0o755)
         .dir("lib", 0o755)
 }

@@ -189,6 +189,7 @@ pub fn lower_request<'a>(request: &BuildRequest, dockerfile: &'a kiln_dockerfile
         hostname: request.run.hostname.clone(),
         no_cache: request.no_cache,
         no_cache_filter: request.no_cache_filter.clone(),
+        remake_sources: request.remake,
         resolve: if request.pull { ResolveMode::ForcePull } else { ResolveMode::Default },
         source_date_epoch: request.source_date_epoch,
         proxy: request.run.proxy.clone(),

@@ -103,7 +103,7 @@ impl<'a> Solver<'a> {
         let policy = match &vertex.op {
             Op::Source(SourceOp::Local(_)) => Policy::AlwaysRun,
             // What an image's or commit's digest names does not change.
-            Op::Source(_) => Policy::Cached,
+            Op::Source(_) if !vertex.meta.ignore_cache => Policy::Cached,
             _ if vertex.meta.ignore_cache => Policy::Refresh,
             _ => Policy::Cached,
         };
