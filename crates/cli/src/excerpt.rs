@@ -6,6 +6,8 @@ use annotate_snippets::{AnnotationKind, Group, Level, Renderer, Snippet};
 use kiln_engine::dockerfile::{Diagnostic, Source};
 use kiln_engine::graph::Location;
 
+use crate::progress::{after_carriage_return, printable};
+
 /// More than this many diagnostics help nobody; the rest is counted.
 const MOST: usize = 50;
 
@@ -104,7 +106,8 @@ pub fn tail(output: &[String]) {
         eprintln!("last output:");
     }
     for line in output {
-        eprintln!(" > {}", clipped(line, MOST_COLUMNS));
+        // What redrew a line, moved the cursor or changed colours would do so here.
+        eprintln!(" > {}", clipped(&printable(after_carriage_return(line.as_bytes())), MOST_COLUMNS));
     }
 }
 

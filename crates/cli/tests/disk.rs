@@ -110,12 +110,27 @@ fn a_plain_prune_removes_dangling_images_cache_and_downloads_and_asks_first() {
     std::fs::create_dir_all(sandbox.path("store/sources/deb/debs")).expect("a directory");
     std::fs::write(sandbox.path("store/sources/deb/debs/x.deb"), noise(4, MB)).expect("a file");
     sandbox.kiln(&["prune"]).fails(2).says(&["all dangling images", "downloads", "--force"]);
-    let pruned = sandbox.kiln(&["builder", "prune", "-f"]).ok().stdout;
+    let pruned = sandbox.kiln(&["system", "prune", "-f"]).ok().stdout;
     assert!(pruned.contains("Deleted Images:") && pruned.contains("3 downloads"), "{pruned}");
     assert!(!repository.exists() && names(sandbox.path("store/sources/deb/debs")).is_empty());
     assert_eq!(sandbox.kiln(&["images", "--format", "{{.Repository}}"]).ok().stdout, "app\n");
     assert_eq!(sandbox.build(&[]).ok().step("COPY data"), "CACHED", "what the image needs stays in the cache");
     sandbox.kiln(&["prune", "-f", "--filter", "colour=red"]).fails(2).says(&["unused-for, type, description"]);
+}
+
+#[test]
+fn a_prune_of_the_builder_leaves_all_images() {
+    let sandbox = Sandbox::bare("FROM scratch\nCOPY data /\n");
+    for seed in 0..2 {
+        sandbox.file("data", noise(seed, MB));
+        sandbox.build(&["-t", "app"]).ok();
+    }
+    let images = sandbox.kiln(&["images", "-q"]).ok().stdout;
+    assert_eq!(images.lines().count(), 2);
+    sandbox.kiln(&["builder", "prune", "--all"]).fails(2).says(&["all build cache"]).hides("images");
+    sandbox.kiln(&["builder", "prune", "-af"]).ok();
+    assert_eq!(sandbox.kiln(&["images", "-q"]).ok().stdout, images);
+    sandbox.kiln(&["save", "app", "-o", "app.tar"]).ok();
 }
 
 #[test]

@@ -1,4 +1,4 @@
-//! `kiln prune`, the same as `kiln system prune` and `kiln builder prune`.
+//! `kiln prune`, the same as `kiln system prune`; `kiln builder prune` leaves images alone.
 
 use std::process::ExitCode;
 
@@ -49,13 +49,26 @@ pub struct PruneArgs {
 
 /// Removes, and tells what was.
 pub fn run(args: &PruneArgs, environment: &Environment) -> Result<ExitCode, CliError> {
+    prune(args, environment, true)
+}
+
+/// `kiln builder prune`: as in docker, it is about the cache, even with --all.
+pub fn run_of_cache(args: &PruneArgs, environment: &Environment) -> Result<ExitCode, CliError> {
+    prune(args, environment, false)
+}
+
+fn prune(args: &PruneArgs, environment: &Environment, images: bool) -> Result<ExitCode, CliError> {
     let store = environment.store()?;
-    let (policy, image_filters) = policy(args, &store)?;
-    if !args.force && !confirm(&warning(args))? {
+    let (mut policy, image_filters) = policy(args, &store)?;
+    if !images {
+        policy.images = false;
+        policy.filters.push(Filter::NotKind("image".to_owned()));
+    }
+    if !args.force && !confirm(&warning(args, images))? {
         return Ok(ExitCode::SUCCESS);
     }
     let mut text = String::new();
-    if policy.filters.is_empty() && !args.budget.is_given() {
+    if images && policy.filters.is_empty() && !args.budget.is_given() {
         let pruned = image_prune::prune(&store, args.all, &image_filters)?;
         if !pruned.is_empty() {
             text = format!("Deleted Images:\n{}\n", image_prune::lines(&pruned));
@@ -114,9 +127,16 @@ fn policy(args: &PruneArgs, store: &Store) -> Result<(PrunePolicy, Vec<ImageFilt
     Ok((policy, of_images))
 }
 
-fn warning(args: &PruneArgs) -> String {
+fn warning(args: &PruneArgs, images: bool) -> String {
     let mut text = "This will remove:".to_owned();
     match (args.budget.is_given(), args.all) {
+        (false, true) if !images => text.push_str("\n  - all build cache, cache mounts and downloads"),
+        (false, false) if !images => {
+            text.push_str("\n  - the build cache that no image needs, cache mounts and downloads")
+        }
+        (true, true) if !images => {
+            text.push_str("\n  - what was not used for the longest time, images excluded, until the limit is met")
+        }
         (true, false) => text.push_str("\n  - what was not used for the longest time, until the limit is met"),
         (true, true) => {
             text.push_str("\n  - what was not used for the longest time, images included, until the limit is met")

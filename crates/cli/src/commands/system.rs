@@ -48,6 +48,6 @@ enum BuilderCommand {
 pub fn run_builder(args: &BuilderArgs, environment: &Environment) -> Result<ExitCode, CliError> {
     match &args.command {
         BuilderCommand::Build(args) => super::build_run::run(args, environment),
-        BuilderCommand::Prune(args) => prune::run(args, environment),
+        BuilderCommand::Prune(args) => prune::run_of_cache(args, environment),
     }
 }

@@ -17,7 +17,7 @@ use std::time::Duration;
 
 use kiln_engine::events::{Event, EventSink};
 
-pub use format::human_size;
+pub use format::{after_carriage_return, human_size, printable};
 pub use transfer::Direction;
 
 /// What to show; the values of `--progress`.

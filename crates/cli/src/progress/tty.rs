@@ -133,12 +133,15 @@ impl Tty {
             for item in step.items.iter().filter(|i| !i.done).take(tail.max(1)) {
                 lines.push(Self::row(&format!(" => => {}", item.name), &item.shown(), width));
             }
-            let skip = step.lines.len().saturating_sub(tail);
-            for line in &step.lines[skip..] {
+            for line in step.last_lines(tail) {
                 lines.push(self.paint("2", &cut(&format!(" => => # {}", printable(line)), width)));
             }
         }
-        lines.truncate(room + 1);
+        let hidden = lines.len().saturating_sub(room + 1);
+        if hidden > 0 {
+            lines.truncate(room);
+            lines.push(cut(&format!(" => … {} more lines of what runs", hidden + 1), width));
+        }
         lines
     }
 
@@ -173,6 +176,13 @@ impl Item {
 }
 
 impl Step {
+    /// The end of the output, with the line that is still being written: progress bars redraw it for long.
+    fn last_lines(&self, most: usize) -> impl Iterator<Item = &[u8]> {
+        let partial = Some(after_carriage_return(&self.partial)).filter(|l| !l.is_empty());
+        let skip = (self.lines.len() + usize::from(partial.is_some())).saturating_sub(most);
+        self.lines.iter().map(Vec::as_slice).chain(partial).skip(skip)
+    }
+
     fn log(&mut self, bytes: &[u8], keep: usize) {
         for piece in bytes.split_inclusive(|b| *b == b'\n') {
             self.partial.extend_from_slice(piece);

@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 
-use kiln_graph::{InputUse, Op, SourceOp, Vertex};
+use kiln_graph::{InputUse, MountKind, Op, SourceOp, Vertex};
 use kiln_oci::Hasher;
 use kiln_solver::KeyPart;
 
@@ -25,10 +25,18 @@ pub fn slot(job: &Job, vertex: &Vertex) -> String {
     hasher.field(&job.project);
     hasher.field(vertex.meta.stage.as_deref().unwrap_or_default());
     // `[builder 2/5] RUN make`: the part in brackets stays when the command changes.
-    let place = vertex.meta.name.split(']').next().unwrap_or_default();
-    hasher.field(place).field(vertex.op.kind());
+    let brackets = vertex.meta.name.split(']').next().unwrap_or_default();
+    hasher.field(brackets).field(vertex.op.kind());
     hasher.field(vertex.platform.as_ref().map(ToString::to_string).unwrap_or_default());
     hasher.finish().hex()
+}
+
+/// `[builder 2/5] RUN`: what stays of a step's name when the command changes.
+fn place(vertex: &Vertex) -> &str {
+    let name = vertex.meta.name.as_str();
+    let Some(at) = name.find("] ") else { return name };
+    let word = &name[at + 2..];
+    &name[..at + 2 + word.find(' ').unwrap_or(word.len())]
 }
 
 /// What goes into a step.
@@ -45,8 +53,7 @@ pub fn ingredients(job: &Job, vertex: &Vertex, parts: &[KeyPart]) -> Ingredients
                 let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
                 all.push((format!("variable or build arg {name}"), shown_value(name, value)));
             }
-            let mounts: Vec<String> = exec.mounts.iter().map(|m| format!("{:?} {}", m.kind, m.dest)).collect();
-            all.push(("the mounts".into(), mounts.join(", ")));
+            all.extend(exec.mounts.iter().filter_map(mount));
         }
         _ => all.push(("the instruction".into(), format!("{:?}", vertex.op_digest()))),
     }
@@ -64,14 +71,33 @@ pub fn ingredients(job: &Job, vertex: &Vertex, parts: &[KeyPart]) -> Ingredients
                 all.push((format!("base {}", source.identifier()), identity));
             }
             (_, _, KeyPart::Output { key, .. }) => {
-                all.push((format!("the result of {}", input.meta.name), key.to_string()));
+                all.push((format!("the result of {}", place(input)), key.to_string()));
             }
             (_, _, KeyPart::Tree(key)) => {
-                all.push((format!("what it reads of {}", input.meta.name), key.to_string()));
+                all.push((format!("what it reads of {}", place(input)), key.to_string()));
             }
         }
     }
     all
+}
+
+/// A mount that the user asked for, and its settings. What is mounted is an input.
+fn mount(mount: &kiln_graph::Mount) -> Option<(String, String)> {
+    let (what, settings) = match &mount.kind {
+        MountKind::Bind if mount.dest == "/" => return None,
+        MountKind::Bind => ("bind mount".to_owned(), format!("{:?} {}", mount.readonly, mount.selector)),
+        MountKind::Cache { id, sharing, mode, uid, gid } => {
+            (format!("cache mount {id}"), format!("{sharing:?} {mode:?} {uid:?} {gid:?} {}", mount.selector))
+        }
+        MountKind::Tmpfs { size } => ("tmpfs mount".to_owned(), size.to_string()),
+        MountKind::Secret { id, uid, gid, mode, optional } => {
+            (format!("secret {id}"), format!("{uid}:{gid} {mode:04o} {optional}"))
+        }
+        MountKind::Ssh { id, uid, gid, mode, optional } => {
+            (format!("ssh agent {id}"), format!("{uid}:{gid} {mode:04o} {optional}"))
+        }
+    };
+    Some((format!("the {what} at {}", mount.dest), settings))
 }
 
 /// Values that may be credentials are kept as digests.
@@ -100,7 +126,8 @@ pub fn reasons(job: &Job, vertex: &Vertex, now: &Ingredients) -> Vec<String> {
 
 fn own_reasons(job: &Job, vertex: &Vertex, now: &Ingredients) -> Vec<String> {
     if vertex.meta.ignore_cache {
-        return vec!["the cache is not used: --no-cache or --no-cache-filter".to_owned()];
+        let flag = if job.request.no_cache { "--no-cache" } else { "--no-cache-filter" };
+        return vec![format!("the cache is not used: {flag}")];
     }
     match job.engine.store.steps().get(&slot(job, vertex)) {
         Ok(Some(before)) => {
@@ -146,7 +173,11 @@ fn changed(name: &str, was: &str, value: &str) -> String {
     if name.starts_with("base ") {
         return format!("{name} moved from {was} to {value}");
     }
-    if name.starts_with("the result of") || name.starts_with("what it reads of") || name == "the instruction" {
+    if name.starts_with("the result of")
+        || name.starts_with("what it reads of")
+        || name == "the instruction"
+        || name.contains(" at /")
+    {
         return format!("{name} changed");
     }
     format!("{name} changed: {was:?} -> {value:?}")
