@@ -98,8 +98,34 @@ fn without_boolean(error: &clap::Error, words: &mut Vec<OsString>) -> bool {
     true
 }
 
+/// Flags of `docker run` about containers that outlive their command, networks of their own and limits.
+const OF_DOCKER_RUN: [&str; 16] = [
+    "-d",
+    "--detach",
+    "--name",
+    "--restart",
+    "--privileged",
+    "--cap-add",
+    "--cap-drop",
+    "--security-opt",
+    "--memory",
+    "-m",
+    "--cpus",
+    "--mount",
+    "--tmpfs",
+    "--add-host",
+    "--device",
+    "--gpus",
+];
+
 /// Says what an unknown command of docker's is here.
 pub fn explain(error: &clap::Error) {
+    if let Some(ContextValue::String(flag)) = error.get(ContextKind::InvalidArg)
+        && error.kind() == ErrorKind::UnknownArgument
+        && OF_DOCKER_RUN.contains(&flag.as_str())
+    {
+        eprintln!("hint: docker has {flag}, kiln has not: `kiln run` tries an image in the foreground");
+    }
     let Some(ContextValue::String(name)) = error.get(ContextKind::InvalidSubcommand) else { return };
     if let Some(instead) = instead(name) {
         eprintln!("hint: {instead}");

@@ -137,3 +137,28 @@ fn attributes_of_an_output_name_and_annotate_the_image() {
     let listed = s.kiln(&["images", "--digests", "--format", "{{.Repository}} {{.Tag}} {{.Digest}}"]).ok().stdout;
     assert!(listed.lines().any(|l| l.starts_with("example.com/none <none> sha256:")), "{listed}");
 }
+
+#[test]
+fn an_outline_has_args_secrets_and_ssh_agents() {
+    let s = Sandbox::bare(
+        "# app is what runs\nFROM scratch AS app\nARG V=1\nRUN --mount=type=secret,id=npm,required x\nRUN --mount=type=ssh y\n",
+    );
+    s.build(&["--call=outline", "--build-arg=V=2"]).ok();
+    let json = s.build(&["--call=outline,format=json", "--build-arg=V=2"]).ok().stdout;
+    let outline: serde_json::Value = serde_json::from_str(&json).unwrap();
+    assert_eq!(outline["args"][0]["value"], "2");
+    assert_eq!(outline["secrets"][0], serde_json::json!({ "name": "npm", "required": true }));
+    assert_eq!(outline["ssh"][0]["name"], "default");
+    let text = s.build(&["--call=outline"]).ok().stdout;
+    assert!(text.contains("DESCRIPTION: is what runs") && text.contains("SECRET"), "{text}");
+}
+
+#[test]
+fn the_epoch_may_be_that_of_a_context_or_stage() {
+    let s = Sandbox::bare("FROM scratch\nCOPY f /f\n");
+    s.file("f", "f");
+    let id = |args: &[&str]| s.build(&[&["--iidfile", "i"], args].concat()).ok().code == 0 && s.path("i").exists();
+    assert!(id(&["--build-arg", "SOURCE_DATE_EPOCH=context"]), "a directory has no time");
+    assert!(id(&["--build-arg", "SOURCE_DATE_EPOCH="]));
+    s.build(&["--build-arg", "SOURCE_DATE_EPOCH=foo"]).fails(1).says(&["SOURCE_DATE_EPOCH", "seconds since 1970"]);
+}

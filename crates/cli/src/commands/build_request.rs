@@ -17,12 +17,12 @@ type Result<T> = std::result::Result<T, CliError>;
 
 /// Builds the request; nothing is read but the environment and ssh keys.
 pub fn request(args: &BuildArgs) -> Result<BuildRequest> {
-    let build_args = build_args(&args.build_args)?;
+    let mut build_args = build_args(&args.build_args)?;
     let tags = args.tags.iter().map(|t| reference("--tag", t)).collect::<Result<Vec<_>>>()?;
     let (outputs, of_outputs) = build_output::outputs(args)?;
     let mut annotations = build_output::annotations(&args.annotations)?;
     annotations.extend(of_outputs);
-    let epoch = source_date_epoch(&build_args)?;
+    let epoch = source_date_epoch(&mut build_args);
     Ok(BuildRequest {
         context: context(&args.context),
         dockerfile: dockerfile(args)?,
@@ -85,15 +85,16 @@ fn build_args(list: &[String]) -> Result<BTreeMap<String, String>> {
     Ok(all)
 }
 
-fn source_date_epoch(build_args: &BTreeMap<String, String>) -> Result<Option<i64>> {
-    let value = build_args.get("SOURCE_DATE_EPOCH").cloned().or_else(|| std::env::var("SOURCE_DATE_EPOCH").ok());
-    match value.as_deref() {
-        None | Some("") => Ok(None),
-        Some(text) => text
-            .parse()
-            .map(Some)
-            .map_err(|_| CliError::usage(format!("SOURCE_DATE_EPOCH={text:?} is not a number of seconds"))),
+/// `SOURCE_DATE_EPOCH` of the command line or the environment. What is no number (`context`, a stage) stays a build arg, which
+/// only the Dockerfile tells the meaning of.
+fn source_date_epoch(build_args: &mut BTreeMap<String, String>) -> Option<i64> {
+    const NAME: &str = "SOURCE_DATE_EPOCH";
+    let value = build_args.get(NAME).cloned().or_else(|| std::env::var(NAME).ok()).filter(|v| !v.is_empty())?;
+    let number = value.parse().ok();
+    if number.is_none() {
+        build_args.insert(NAME.to_owned(), value);
     }
+    number
 }
 
 fn is_remote(text: &str) -> bool {

@@ -7,7 +7,7 @@ use kiln_engine::Engine;
 use kiln_engine::Steps;
 use kiln_engine::build::{Checked, Loaded, check as run_checks, load, outline};
 use kiln_engine::events::NoEvents;
-use kiln_engine::frontend::{Outline, Target, targets};
+use kiln_engine::frontend::{Outline, OutlineMount, Target, targets};
 use kiln_engine::request::BuildRequest;
 
 use crate::error::{CliError, code};
@@ -114,11 +114,25 @@ fn show_outline(outline: &Outline, json: bool) {
             .iter()
             .map(|a| serde_json::json!({ "name": a.name, "value": a.value, "description": a.description }))
             .collect();
-        println!("{}", serde_json::json!({ "name": outline.name, "description": outline.description, "args": args }));
+        println!(
+            "{}",
+            serde_json::json!({
+                "name": outline.name,
+                "description": outline.description,
+                "args": args,
+                "secrets": mounts_json(&outline.secrets),
+                "ssh": mounts_json(&outline.ssh),
+            })
+        );
         return;
     }
-    println!("TARGET: {}", if outline.name.is_empty() { "(default)" } else { &outline.name });
-    println!("\n{:<24} {:<24} DESCRIPTION", "BUILD ARG", "VALUE");
+    println!("TARGET:      {}", if outline.name.is_empty() { "(default)" } else { &outline.name });
+    if let Some(description) = &outline.description {
+        println!("DESCRIPTION: {description}");
+    }
+    if !outline.args.is_empty() {
+        println!("\n{:<24} {:<24} DESCRIPTION", "BUILD ARG", "VALUE");
+    }
     for arg in &outline.args {
         println!(
             "{:<24} {:<24} {}",
@@ -127,4 +141,19 @@ fn show_outline(outline: &Outline, json: bool) {
             arg.description.as_deref().unwrap_or("")
         );
     }
+    show_mounts("SECRET", &outline.secrets);
+    show_mounts("SSH", &outline.ssh);
+}
+
+fn show_mounts(head: &str, mounts: &[OutlineMount]) {
+    if !mounts.is_empty() {
+        println!("\n{head:<24} REQUIRED");
+    }
+    for mount in mounts {
+        println!("{}", format!("{:<24} {}", mount.id, if mount.required { "true" } else { "" }).trim_end());
+    }
+}
+
+fn mounts_json(mounts: &[OutlineMount]) -> Vec<serde_json::Value> {
+    mounts.iter().map(|m| serde_json::json!({ "name": m.id, "required": m.required })).collect()
 }
