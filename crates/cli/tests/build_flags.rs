@@ -157,8 +157,7 @@ fn an_outline_has_args_secrets_and_ssh_agents() {
 fn the_epoch_may_be_that_of_a_context_or_stage() {
     let s = Sandbox::bare("FROM scratch\nCOPY f /f\n");
     s.file("f", "f");
-    let id = |args: &[&str]| s.build(&[&["--iidfile", "i"], args].concat()).ok().code == 0 && s.path("i").exists();
-    assert!(id(&["--build-arg", "SOURCE_DATE_EPOCH=context"]), "a directory has no time");
-    assert!(id(&["--build-arg", "SOURCE_DATE_EPOCH="]));
+    s.build(&["--build-arg", "SOURCE_DATE_EPOCH=context"]).ok().says(&["this context has no time"]);
+    s.build(&["--build-arg", "SOURCE_DATE_EPOCH="]).ok();
     s.build(&["--build-arg", "SOURCE_DATE_EPOCH=foo"]).fails(1).says(&["SOURCE_DATE_EPOCH", "seconds since 1970"]);
 }

@@ -34,4 +34,17 @@ impl MetaResolver for Meta {
             other => Err(Box::new(Error::request(format!("{} is not an image", other.identifier())))),
         }
     }
+
+    fn epoch(&self, source: &SourceOp) -> Result<Option<i64>, BoxError> {
+        match source {
+            SourceOp::Http(http) => match self.0.http_file(http)?.modified {
+                Some(time) => Ok(Some(time.seconds())),
+                None => Err(Box::new(Error::request("the server does not tell when the file was changed"))),
+            },
+            other => Err(Box::new(Error::request(format!(
+                "the time of {} is not known to kiln: give seconds since 1970",
+                other.identifier()
+            )))),
+        }
+    }
 }

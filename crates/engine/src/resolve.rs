@@ -169,6 +169,14 @@ impl Resolved {
         }
     }
 
+    /// A file by HTTP.
+    pub fn http_file(&self, http: &HttpSource) -> Result<HttpFile> {
+        match self.once(format!("http {http:?}"), || self.http(http))? {
+            Meaning::Http(file) => Ok(file),
+            _ => Err(Error::request(format!("{} is not a file", kiln_source::redact_url(&http.url)))),
+        }
+    }
+
     /// The name of a base image that has this layer.
     pub fn base_with(&self, blob: &Digest) -> Option<String> {
         let known = self.known.lock().unwrap_or_else(PoisonError::into_inner);

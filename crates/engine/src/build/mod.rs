@@ -111,6 +111,7 @@ fn prepare(
     let resolved = Arc::new(Resolved::new(Arc::clone(engine), steps.clone(), options));
     let lowered = lower(engine, &request, &loaded.dockerfile, &resolved)?;
     checks::report(&request, &loaded, &lowered, &steps)?;
+    epoch_of_context(&request, &steps)?;
     let targets: Vec<VertexId> = lowered.images.iter().filter_map(|i| i.root.map(|e| e.vertex)).collect();
     let plan = Plan::new(&lowered.graph, &targets, &*resolved)?;
     check_entitlements(&request, &lowered, &resolved)?;
@@ -247,6 +248,22 @@ fn advice(engine: &Engine, written: &str, error: &(dyn std::error::Error + 'stat
         Error::Registry(error) => error.hint(),
         Error::Request { hint, .. } => hint.clone(),
         _ => None,
+    }
+}
+
+/// `SOURCE_DATE_EPOCH=context` is for contexts that have a time.
+fn epoch_of_context(request: &BuildRequest, steps: &Steps) -> Result<()> {
+    let asked = request.build_args.get("SOURCE_DATE_EPOCH").is_some_and(|v| v == "context");
+    match (asked, &request.context) {
+        (true, ContextSource::Remote(_)) => Err(Error::request_with_hint(
+            "SOURCE_DATE_EPOCH=context: the time of a remote context is not known to kiln",
+            "give seconds since 1970, or the name of a stage with an ADD of an HTTP URL",
+        )),
+        (true, _) => {
+            steps.warn("SOURCE_DATE_EPOCH=context changes nothing: this context has no time".to_owned());
+            Ok(())
+        }
+        (false, _) => Ok(()),
     }
 }
 
