@@ -146,7 +146,9 @@ fn skopeo_reads_what_kiln_saves_and_the_other_way_round() {
         assert_eq!(elsewhere(&sandbox, &["load", "-i", source], None).ok().stdout, said);
     }
     let from_dir = elsewhere(&sandbox, &["load", "-i", "sk-dir"], None).ok().stdout;
-    assert_eq!(from_dir, format!("Loaded image ID: {here}\n"), "a bare tag is not a name");
+    assert_eq!(from_dir, format!("Loaded image ID: {here}\n"), "`latest` is not a name");
+    tool(&sandbox, "skopeo", &["copy", "-q", "oci-archive:oci.tar", "oci:word:my-app"]);
+    assert_eq!(elsewhere(&sandbox, &["load", "-i", "word"], None).ok().stdout, "Loaded image: my-app:latest\n");
     assert_eq!(id(|a| elsewhere(&sandbox, a, None), "sk/docker:1"), here);
 }
 

@@ -52,6 +52,9 @@ fn the_list_has_dockers_columns_filters_and_formats() {
     let tree = sandbox.kiln(&["images", "--tree", "team/app"]).ok().stdout;
     assert!(tree.contains("└─ linux/"), "{tree}");
     sandbox.kiln(&["images", "--filter", "colour=red"]).fails(2).says(&["dangling, reference, label"]);
+    let raw = sandbox.kiln(&["images", "--format", "raw", "other"]).ok().stdout;
+    let fields: Vec<&str> = raw.lines().filter_map(|l| Some(l.split_once(": ")?.0)).collect();
+    assert_eq!(fields, ["repository", "tag", "image_id", "created_at", "virtual_size"], "{raw}");
     sandbox.kiln(&["images", "--format", "{{.Repo}}"]).fails(2).says(&["no field Repo", "Repository"]);
 }
 

@@ -13,6 +13,8 @@ mod faults;
 mod layers;
 #[path = "registry/roundtrip.rs"]
 mod roundtrip;
+#[path = "registry/streams.rs"]
+mod streams;
 #[path = "registry/tools.rs"]
 mod tools;
 

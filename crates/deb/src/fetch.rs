@@ -16,7 +16,7 @@ use ureq::Agent;
 use crate::aptconf::AptConf;
 use crate::context::{Context, Event, redact};
 use crate::error::{Error, Result};
-use crate::{files, forward};
+use crate::files;
 
 /// Pauses before the second and later tries, in units of [`Context::retry_pause`].
 const PAUSES: [u32; 4] = [1, 4, 10, 20];
@@ -80,8 +80,8 @@ impl<'a> Fetcher<'a> {
         };
         let used = if proxy.is_empty() { None } else { Some(parse(&proxy)?) };
         let agent = match used {
-            Some(proxy) if !key.1 && proxy.protocol() == ureq::ProxyProtocol::Http => {
-                forward::agent(self.config(None), &proxy)
+            Some(proxy) if !key.1 && kiln_httpproxy::takes_requests(&proxy) => {
+                kiln_httpproxy::agent(self.config(None), &proxy)
             }
             used => self.config(used).into(),
         };

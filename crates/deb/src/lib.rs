@@ -12,7 +12,6 @@ mod dpkgdb;
 mod error;
 mod fetch;
 mod files;
-mod forward;
 mod index;
 mod keyring;
 mod lock;

@@ -14,6 +14,7 @@ use crate::budget::Keeper;
 use crate::cache;
 use crate::download::Origins;
 use crate::error::Result;
+use crate::growing::Growing;
 use crate::layers::Unpacker;
 use crate::views::Views;
 
@@ -59,6 +60,8 @@ pub struct Engine {
     pub s3_keys: Arc<cache::Keys>,
     /// Keeps the store to a budget, if it was given one.
     pub(crate) keeper: OnceLock<Keeper>,
+    /// Layers' blobs that are being written.
+    pub(crate) growing: Growing,
     /// Images of the store that were used.
     pub(crate) used_images: Mutex<BTreeSet<Digest>>,
     executor: OnceLock<Executor>,
@@ -88,6 +91,7 @@ impl Engine {
             known_hosts: options.known_hosts,
             s3_keys,
             keeper: OnceLock::new(),
+            growing: Growing::default(),
             used_images: Mutex::default(),
             executor: OnceLock::new(),
         }))

@@ -126,6 +126,11 @@ impl LeakSearch {
         (!searcher.is_empty()).then(|| Self { searcher, fingerprint, ..self.clone() })
     }
 
+    /// Whether there is anything to search for that keeps a result here.
+    pub fn may_find_secrets(&self) -> bool {
+        !self.only_secrets.is_empty()
+    }
+
     /// The same search, with nothing found yet.
     pub fn fresh(&self) -> Self {
         Self { found: Arc::default(), ..self.clone() }

@@ -15,6 +15,7 @@ use serde::{Deserialize, Serialize};
 use crate::build::Job;
 use crate::engine::Engine;
 use crate::error::{Error, Result};
+use crate::growing::Watched;
 use crate::leaks::{BASE_IMAGE, Leak, LeakSearch, ShapeFound};
 use crate::request::LayerFormat;
 
@@ -236,16 +237,29 @@ impl Engine {
         options: &PackOptions,
         observer: Option<&mut dyn ContentObserver>,
     ) -> Result<Packed> {
+        let key = growing_key(&snapshot.0[index], options);
+        let watched = self.store.content().writer().map_err(Error::from).and_then(|w| self.growing.of(&key).watch(w));
+        let packed = watched.and_then(|blob| self.pack_into(blob, (snapshot, index), options, observer));
+        self.growing.over(&key);
+        packed
+    }
+
+    fn pack_into(
+        &self,
+        mut blob: Watched,
+        (snapshot, index): (&Snapshot, usize),
+        options: &PackOptions,
+        observer: Option<&mut dyn ContentObserver>,
+    ) -> Result<Packed> {
         let id = snapshot.0[index];
         let format = &options.format;
-        let mut blob = self.store.content().writer()?;
         let encoder = Encoder::new(&mut blob, format.compression, format.level, self.threads)
             .map_err(|e| Error::request(e.to_string()))?;
         let mut sink = HashingSink { inner: encoder, hasher: Hasher::new() };
         let size = self.write_tar(snapshot, index, options, observer, &mut sink)?;
         let diff_id = sink.hasher.finish();
         sink.inner.finish().map_err(|e| Error::io("write", "a layer", e))?;
-        let (digest, blob_size) = blob.commit(None)?;
+        let (digest, blob_size) = blob.commit()?;
         let descriptor = Descriptor::new(format.compression.layer_media_type(true), digest, blob_size);
         let blob = LayerBlob { compression: format.compression, level: format.level, descriptor };
         let packed = Packed { diff_id, descriptor: typed(&blob, format.oci) };
@@ -288,6 +302,12 @@ impl Engine {
 /// Names what a search found in a layer.
 fn searched_key(id: &LayerId, search: &LeakSearch) -> String {
     format!("searched {id} {}", search.fingerprint())
+}
+
+/// Names the blob of a layer while it is written.
+pub(crate) fn growing_key(id: &LayerId, options: &PackOptions) -> String {
+    let format = &options.format;
+    format!("{id} {} {:?} {:?}", format.compression.name(), format.level, options.epoch)
 }
 
 /// Names a blob whose files' times are clamped.

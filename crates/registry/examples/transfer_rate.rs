@@ -3,12 +3,12 @@
 //! `cargo run --release -p kiln-registry --features testing --example transfer_rate [THREADS]`
 #![allow(clippy::unwrap_used)]
 
-use std::io::{Read, Write};
+use std::io::Read;
 use std::time::Instant;
 
 use kiln_oci::{Descriptor, Digest, Reference, media};
 use kiln_registry::testing::{DockerRegistry, RegistryOptions};
-use kiln_registry::{Client, ClientOptions, UploadMode};
+use kiln_registry::{Client, ClientOptions};
 
 const LAYERS: usize = 5;
 const SIZE: usize = 100_000_000;
@@ -55,20 +55,11 @@ fn main() {
         client.push_blob(&image, blob, bytes, &[]).unwrap();
     }
     rate("push again", LAYERS * SIZE, started);
-    for mode in [UploadMode::Stream, UploadMode::Chunked(4 << 20)] {
-        let started = Instant::now();
-        let mut upload = client.upload(&image, mode).unwrap();
-        let mut fresh = layers[0].clone();
-        fresh[0] ^= match mode {
-            UploadMode::Stream => 1,
-            UploadMode::Chunked(_) => 2,
-        };
-        for piece in fresh.chunks(64 * 1024) {
-            upload.write_all(piece).unwrap();
-        }
-        upload.finish(&Digest::of(&fresh)).unwrap();
-        rate(&format!("{mode:?} of one layer"), SIZE, started);
-    }
+    let started = Instant::now();
+    let mut fresh = layers[0].clone();
+    fresh[0] ^= 1;
+    client.push_stream(&image, &mut &fresh[..], &mut || Some(Digest::of(&fresh))).unwrap();
+    rate("stream of one layer", SIZE, started);
     for check in [true, false] {
         for threads in [1, threads] {
             let started = Instant::now();

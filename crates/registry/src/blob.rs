@@ -471,18 +471,28 @@ fn range_start(response: &Response) -> Option<u64> {
 
 /// A convenience for callers that hold a [`Session`].
 impl Session {
-    /// Whether a blob exists here, with its size.
-    pub(crate) fn head_blob(&self, digest: &Digest, actions: &str) -> Result<Option<u64>, Error> {
+    /// Whether a blob exists here. A redirect to another host says that it does, and where: it is not followed, as what is
+    /// behind it may have been signed for GET alone.
+    pub(crate) fn head_blob(&self, digest: &Digest, actions: &str) -> Result<bool, Error> {
+        match self.head_blob_once(digest, actions, false)? {
+            Some(answer) => Ok(answer),
+            None => Ok(self.head_blob_once(digest, actions, true)?.unwrap_or(true)),
+        }
+    }
+
+    /// `None` for a redirect within the registry that was not followed.
+    fn head_blob_once(&self, digest: &Digest, actions: &str, follow: bool) -> Result<Option<bool>, Error> {
         let (scopes, url) = (self.scopes(actions), self.url(&format!("blobs/{digest}")));
-        let size = self.retried(
+        let answer = self.retried(
             &format!("blob {digest}"),
-            &[200],
-            || Call::new(Method::HEAD, url.clone(), &scopes),
-            |response| Ok(response.header("content-length").and_then(|l| l.parse().ok()).unwrap_or(0)),
+            &[200, 301, 302, 303, 307, 308],
+            || Call { follow, ..Call::new(Method::HEAD, url.clone(), &scopes) },
+            |response| Ok((response.status == 200, self.location(&response))),
         );
-        match size {
-            Ok(size) => Ok(Some(size)),
-            Err(e) if e.is_not_found() => Ok(None),
+        match answer {
+            Ok((false, Some(target))) if target.host == self.base.host => Ok(None),
+            Ok(_) => Ok(Some(true)),
+            Err(e) if e.is_not_found() => Ok(Some(false)),
             Err(e) => Err(e),
         }
     }

@@ -198,16 +198,6 @@ pub enum Error {
         /// The cause.
         source: io::Error,
     },
-    /// An upload of a stream broke, and the lost part can't be produced again.
-    #[error("upload to {registry} was interrupted at byte {at} and can't be resumed: {reason}")]
-    UploadInterrupted {
-        /// Registry as the user names it.
-        registry: String,
-        /// What the registry has.
-        at: u64,
-        /// The cause.
-        reason: String,
-    },
     /// The caller asked to stop.
     #[error("cancelled")]
     Cancelled,

@@ -254,14 +254,16 @@ impl Transport {
         if let Some(agent) = agents.get(&key) {
             return Ok(agent.clone());
         }
+        let proxy = proxy.map(parse_proxy).transpose()?;
+        let forwarding = proxy.clone().filter(|p| !url.https && kiln_httpproxy::takes_requests(p));
         let answer = if commit { self.timeouts.commit } else { self.timeouts.stall };
         let mut config = Agent::config_builder()
             .http_status_as_error(false)
             .max_redirects(0)
             .max_redirects_will_error(false)
+            .proxy(proxy.filter(|_| forwarding.is_none()))
             .user_agent(&*self.user_agent)
             .accept_encoding("")
-            .proxy(proxy.map(parse_proxy).transpose()?)
             .timeout_connect(Some(self.timeouts.connect))
             .timeout_per_read(Some(answer))
             .timeout_per_write(Some(self.timeouts.stall))
@@ -271,7 +273,10 @@ impl Transport {
         if url.https {
             config = config.tls_config(crate::tls::config_for(&url.host_port(), settings, self.certs_dirs())?);
         }
-        let agent = config.build().new_agent();
+        let agent = match &forwarding {
+            Some(proxy) => kiln_httpproxy::agent(config.build(), proxy),
+            None => config.build().new_agent(),
+        };
         agents.insert(key, agent.clone());
         Ok(agent)
     }

@@ -55,4 +55,3 @@ pub use pull::Resolved;
 pub use push::{BlobSource, Pushed};
 pub use retry::{Cancel, RetryPolicy};
 pub use secret::{Credential, Secret};
-pub use upload::{BlobUpload, UploadMode};

@@ -68,7 +68,7 @@ pub enum Pushed {
 }
 
 /// How often an upload begins anew because the registry lost it.
-pub(crate) const MAX_RESTARTS: u32 = 3;
+const MAX_RESTARTS: u32 = 3;
 
 /// Mounts that are tried before an upload.
 const MAX_MOUNTS: usize = 3;
@@ -76,7 +76,7 @@ const MAX_MOUNTS: usize = 3;
 impl Client {
     /// Whether the repository has a blob.
     pub fn has_blob(&self, image: &Reference, digest: &Digest) -> Result<bool, Error> {
-        Ok(self.inner.origin(image)?.head_blob(digest, "pull")?.is_some())
+        self.inner.origin(image)?.head_blob(digest, "pull")
     }
 
     /// Puts a blob into a repository, with as little traffic as possible: nothing if it is there, a mount if one of
@@ -89,7 +89,7 @@ impl Client {
         mount_from: &[Reference],
     ) -> Result<Pushed, Error> {
         let session = self.inner.origin(image)?;
-        if session.head_blob(&blob.digest, "pull,push")?.is_some() {
+        if session.head_blob(&blob.digest, "pull,push")? {
             return Ok(Pushed::Exists);
         }
         let mut opened = None;
@@ -219,22 +219,24 @@ impl Session {
         Ok(mounted)
     }
 
-    /// Starts an upload. Also gives the least chunk length that the registry wants.
-    pub(crate) fn start_upload(&self, scopes: &Scopes) -> Result<(Url, u64), Error> {
+    /// Starts an upload.
+    fn start_upload(&self, scopes: &Scopes) -> Result<Url, Error> {
         let url = self.url("blobs/uploads/");
         let make = || {
             let mut call = Call::new(Method::POST, url.clone(), scopes);
             call.payload = Payload::Bytes(&[]);
             call
         };
-        self.retried("an upload", &[202], make, |response| {
-            let minimum = response.header("oci-chunk-min-length").and_then(|l| l.parse().ok()).unwrap_or(0);
-            let location = self.location(&response);
-            let missing =
-                || Error::Protocol { host: self.spec.host.clone(), reason: "an upload without a location".into() };
-            response.discard();
-            Ok((location.ok_or_else(missing)?, minimum))
-        })
+        self.retried("an upload", &[202], make, |response| self.opened(response))
+    }
+
+    /// Where an upload that was just started goes on.
+    pub(crate) fn opened(&self, response: Response) -> Result<Url, Error> {
+        let missing =
+            || Error::Protocol { host: self.spec.host.clone(), reason: "an upload without a location".into() };
+        let location = self.location(&response).ok_or_else(missing);
+        response.discard();
+        location
     }
 
     pub(crate) fn location(&self, response: &Response) -> Option<Url> {
@@ -242,7 +244,7 @@ impl Session {
     }
 
     /// How far an upload came, and where it goes on; `None` if the registry does not know it any more.
-    pub(crate) fn upload_status(&self, location: &Url, scopes: &Scopes) -> Result<Option<(Url, u64)>, Error> {
+    fn upload_status(&self, location: &Url, scopes: &Scopes) -> Result<Option<(Url, u64)>, Error> {
         let make = || Call::new(Method::GET, location.clone(), scopes);
         let result = self.retried("the state of an upload", &[200, 202, 204], make, |response| {
             let next = self.location(&response).unwrap_or_else(|| location.clone());
@@ -305,7 +307,7 @@ impl Upload<'_> {
                 Some(at) => at,
                 None => {
                     offset = 0;
-                    self.session.start_upload(&scopes)?.0
+                    self.session.start_upload(&scopes)?
                 }
             };
             let error = match self.put(&at, offset, &scopes) {
@@ -334,7 +336,7 @@ impl Upload<'_> {
                 }
                 Some(_) => self.session.abandon(&at),
                 // committed, and only the answer was lost
-                None if self.session.head_blob(&self.blob.digest, "pull,push")?.is_some() => return Ok(self.sent),
+                None if self.session.head_blob(&self.blob.digest, "pull,push")? => return Ok(self.sent),
                 None => {}
             }
         }

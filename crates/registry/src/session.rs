@@ -50,11 +50,13 @@ pub(crate) struct Call<'a> {
     pub payload: Payload<'a>,
     pub scopes: &'a Scopes,
     pub commit: bool,
+    /// Redirects are followed, if it is a request without a body.
+    pub follow: bool,
 }
 
 impl<'a> Call<'a> {
     pub fn new(method: Method, url: Url, scopes: &'a Scopes) -> Self {
-        Self { method, url, headers: Vec::new(), payload: Payload::None, scopes, commit: false }
+        Self { method, url, headers: Vec::new(), payload: Payload::None, scopes, commit: false, follow: true }
     }
 
     pub fn header(mut self, name: HeaderName, value: impl Into<String>) -> Self {
@@ -262,7 +264,7 @@ impl Session {
                 payload: replay.unwrap_or_else(|| std::mem::replace(&mut call.payload, Payload::None)),
                 commit: call.commit,
             };
-            let follow = matches!(call.method, Method::GET | Method::HEAD);
+            let follow = call.follow && matches!(call.method, Method::GET | Method::HEAD);
             let settings = if ours { self.spec.settings.clone() } else { self.inner.settings_of(&call.url) };
             let response = match follow {
                 true => self.inner.transport.get(request, &settings, &settings_of)?,

@@ -164,6 +164,28 @@ fn requests_take_the_proxy_unless_the_host_is_excepted() {
     assert_eq!(proxy.lines().len(), before);
 }
 
+/// As curl and docker do it; many proxies refuse tunnels to ports other than 443.
+#[test]
+fn plain_http_takes_no_tunnel_through_a_proxy() {
+    let Some(registry) = DockerRegistry::start(&RegistryOptions::default()) else { return };
+    let proxy = FaultProxy::start(&registry.host());
+    let hosts = HostsConfig::from_toml("[registries.\"registry.invalid\"]\nhttp = true\n").unwrap();
+    let proxies = ProxyConfig::new(Some(&format!("http://me:pw@{}", proxy.host())), None, None);
+    let client = Client::new(ClientOptions { hosts, proxies, ..options(&Events::default()) });
+    let content = bytes(1, 3 << 20);
+    let name = image("registry.invalid", "team/app:1");
+    push_image(&client, &name, &content);
+    client.resolve(&name).unwrap();
+    let layer = Descriptor::of(media::OCI_LAYER_GZIP, &content);
+    assert_eq!(fetch(&client, &name, &layer).unwrap(), content);
+    let other = [&content[..], b"more"].concat();
+    client.push_stream(&name, &mut &other[..], &mut || Some(Digest::of(&other))).unwrap();
+    let requests = proxy.requests();
+    assert!(requests.iter().all(|r| r.path.starts_with("http://registry.invalid/v2/")), "{:?}", proxy.lines());
+    assert!(requests.iter().all(|r| r.header("proxy-authorization") == Some("Basic bWU6cHc=")));
+    assert!(["GET", "HEAD", "POST", "PUT", "PATCH"].iter().all(|m| requests.iter().any(|r| r.method == *m)));
+}
+
 #[test]
 fn a_client_is_made_in_no_time() {
     let started = Instant::now();

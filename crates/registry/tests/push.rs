@@ -3,13 +3,13 @@
 
 mod common;
 
-use std::io::{self, Read, Write};
+use std::io::{self, Read};
 use std::sync::{Arc, Mutex};
 
 use common::{Setup, bytes, fetch, manifest, push_image};
 use kiln_oci::{Descriptor, Digest, media};
 use kiln_registry::testing::{Fault, Server};
-use kiln_registry::{BlobSource, Error, Pushed, UploadMode};
+use kiln_registry::{BlobSource, Error, Pushed};
 
 const NAME: &str = "team/app";
 const BIG: usize = 3 << 20;
@@ -186,47 +186,72 @@ fn manifests_keep_their_bytes() {
     assert!(s.client.delete_manifest(&s.image("team/app:1")).unwrap_err().is_not_found());
 }
 
-/// Streams content in uneven pieces.
-fn stream(s: &Setup, mode: UploadMode, content: &[u8]) -> Result<u64, Error> {
-    let mut upload = s.client.upload(&s.image(NAME), mode)?;
-    for piece in content.chunks(77_777) {
-        upload.write_all(piece).map_err(|e| Error::from_io(e).unwrap())?;
-    }
-    upload.finish(&Digest::of(content))
+/// Uploads content as if nobody knew its length and digest before its end.
+fn stream(s: &Setup, content: &[u8]) -> Result<u64, Error> {
+    s.client.push_stream(&s.image(NAME), &mut &content[..], &mut || Some(Digest::of(content)))
 }
 
 #[test]
-fn streams_arrive_in_both_modes() {
+fn streams_arrive_in_one_request() {
     let Some(s) = Setup::new() else { return };
-    for (seed, mode) in [(10, UploadMode::Stream), (11, UploadMode::Chunked(1 << 20))] {
-        let content = bytes(seed, BIG + 5);
-        assert_eq!(stream(&s, mode, &content).unwrap(), content.len() as u64);
+    for content in [bytes(10, BIG + 5), bytes(11, 1), Vec::new()] {
+        assert_eq!(stream(&s, &content).unwrap(), content.len() as u64);
         assert_eq!(fetch(&s.client, &s.image(NAME), &layer(&content)).unwrap(), content);
-        let patches = s.proxy.requests().into_iter().filter(|r| r.method == "PATCH");
-        let ranges: Vec<_> = patches.filter_map(|r| r.header("content-range").map(str::to_owned)).collect();
-        match mode {
-            UploadMode::Stream => assert_eq!(ranges, Vec::<String>::new()),
-            _ => assert_eq!(ranges, ["0-1048575", "1048576-2097151", "2097152-3145727", "3145728-3145732"]),
-        }
     }
-    for mode in [UploadMode::Stream, UploadMode::Chunked(1 << 20)] {
-        assert_eq!(stream(&s, mode, b"").unwrap(), 0);
-    }
+    let patches = s.proxy.requests().into_iter().filter(|r| r.method == "PATCH").count();
+    assert_eq!(patches, 3);
 }
 
 #[test]
-fn streams_survive_breaks() {
+fn a_stream_that_fails_is_not_tried_again_and_leaves_nothing() {
     let Some(s) = Setup::new() else { return };
-    for (seed, fault) in
-        [Fault::CutUploadAfter(500_000), Fault::status(503), Fault::Drop, Fault::LoseAnswer].iter().enumerate()
-    {
-        for mode in [UploadMode::Stream, UploadMode::Chunked(1 << 20)] {
-            let content = bytes(200 + seed as u64 * 2 + u64::from(mode == UploadMode::Stream), BIG);
-            s.proxy.fault("PATCH", "/uploads/", 1, fault.clone());
-            stream(&s, mode, &content).unwrap_or_else(|e| panic!("{mode:?} {fault:?}: {e}"));
-            assert_eq!(s.proxy.pending(), 0, "{mode:?} {fault:?}");
-            assert_eq!(fetch(&s.client, &s.image(NAME), &layer(&content)).unwrap(), content);
-        }
+    let content = bytes(12, BIG);
+    for (method, fault) in [
+        ("POST", Fault::status(404)),
+        ("PATCH", Fault::CutUploadAfter(500_000)),
+        ("PATCH", Fault::status(405)),
+        ("PATCH", Fault::Drop),
+        ("PATCH", Fault::SetHeader("range", "0-99".into())),
+        ("PUT", Fault::status(503)),
+    ] {
+        s.proxy.fault(method, "/uploads/", 1, fault.clone());
+        stream(&s, &content).unwrap_err();
+        assert_eq!(s.proxy.pending(), 0, "{method} {fault:?}");
+        assert!(!s.client.has_blob(&s.image(NAME), &Digest::of(&content)).unwrap(), "{method} {fault:?}");
+    }
+    let e = s.client.push_stream(&s.image(NAME), &mut &content[..], &mut || Some(Digest::of(b"other"))).unwrap_err();
+    assert_eq!(e.codes()[0].code, "DIGEST_INVALID", "{e}");
+    s.client.push_stream(&s.image(NAME), &mut &content[..], &mut || None).unwrap_err();
+    let mut broken = io::Read::chain(&content[..], Unreadable);
+    s.client.push_stream(&s.image(NAME), &mut broken, &mut || panic!("not asked")).unwrap_err();
+    assert!(s.proxy.lines().iter().any(|l| l.starts_with("DELETE") && l.contains("/uploads/")));
+    assert!(!s.client.has_blob(&s.image(NAME), &Digest::of(&content)).unwrap());
+    // what the caller does then
+    s.client.push_blob(&s.image(NAME), &layer(&content), &content, &[]).unwrap();
+}
+
+/// As registries on S3 do it: what is there is a redirect to a URL that was signed for GET alone.
+#[test]
+fn a_blob_is_there_when_the_registry_says_where() {
+    let Some(s) = Setup::new() else { return };
+    let content = bytes(13, 1000);
+    let storage = Server::start(|x| x.respond(403, &[], b"SignatureDoesNotMatch"));
+    let elsewhere = format!("http://localhost:{}/signed", storage.host().rsplit_once(':').unwrap().1);
+    s.proxy.fault("HEAD", "/blobs/", 2, Fault::redirect(&elsewhere));
+    assert!(s.client.has_blob(&s.image(NAME), &Digest::of(&content)).unwrap());
+    assert_eq!(s.client.push_blob(&s.image(NAME), &layer(&content), &content, &[]).unwrap(), Pushed::Exists);
+    assert!(storage.requests().is_empty());
+    // a redirect within the registry says nothing yet
+    let within = format!("/v2/team/other/blobs/{}", Digest::of(&content));
+    s.proxy.fault("HEAD", "/team/app/blobs/", 1, Fault::redirect(&within));
+    assert!(!s.client.has_blob(&s.image("team/app"), &Digest::of(&content)).unwrap());
+}
+
+struct Unreadable;
+
+impl io::Read for Unreadable {
+    fn read(&mut self, _: &mut [u8]) -> io::Result<usize> {
+        Err(io::Error::other("it could not be made"))
     }
 }
 
@@ -295,63 +320,6 @@ fn uploads_resume_where_the_registry_can() {
     let ranges: Vec<_> =
         registry.server.requests().iter().filter_map(|r| r.header("content-range").map(str::to_owned)).collect();
     assert!(ranges.len() == 3 && ranges.iter().all(|r| r.ends_with("-16777215") && !r.starts_with("0-")), "{ranges:?}");
-    // a stream of more than is kept for sending again
-    let content = bytes(41, 40 << 20);
-    for mode in [UploadMode::Stream, UploadMode::Chunked(1 << 20)] {
-        let registry = Resuming::start(5);
-        let name = common::image(&registry.server.host(), "a");
-        let mut upload = common::client().upload(&name, mode).unwrap();
-        upload.write_all(&content).unwrap();
-        upload.finish(&Digest::of(&content)).unwrap();
-        assert!(*registry.blob.lock().unwrap() == content, "{mode:?}");
-    }
-}
-
-#[test]
-fn a_stream_that_cannot_be_repeated_says_so() {
-    let Some(s) = Setup::new() else { return };
-    let content = bytes(42, 32 << 20);
-    s.proxy.fault("PATCH", "/uploads/", 1, Fault::CutUploadAfter(20 << 20));
-    let e = stream(&s, UploadMode::Stream, &content).unwrap_err();
-    assert!(matches!(e, Error::UploadInterrupted { .. }), "{e}");
-    // what the caller does then
-    s.client.push_blob(&s.image(NAME), &layer(&content), &content, &[]).unwrap();
-}
-
-#[test]
-fn chunks_become_smaller_where_the_registry_wants() {
-    let Some(s) = Setup::new() else { return };
-    let content = bytes(30, BIG);
-    s.proxy.fault("PATCH", "/uploads/", 1, Fault::status(416));
-    s.proxy.fault("PATCH", "/uploads/", 1, Fault::status(413));
-    stream(&s, UploadMode::Chunked(1 << 20), &content).unwrap();
-    assert_eq!(fetch(&s.client, &s.image(NAME), &layer(&content)).unwrap(), content);
-    assert!(s.proxy.requests().iter().any(|r| r.header("content-range") == Some("0-262143")));
-    s.proxy.fault("POST", "/uploads/", 1, Fault::SetHeader("oci-chunk-min-length", "2000000".into()));
-    let content = bytes(31, BIG);
-    stream(&s, UploadMode::Chunked(1 << 20), &content).unwrap();
-    assert!(s.proxy.requests().iter().any(|r| r.header("content-range") == Some("0-1999999")));
-}
-
-#[test]
-fn a_wrong_digest_or_an_abandoned_stream_leaves_nothing() {
-    let Some(s) = Setup::new() else { return };
-    let content = bytes(32, BIG);
-    let mut upload = s.client.upload(&s.image(NAME), UploadMode::Stream).unwrap();
-    upload.write_all(&content).unwrap();
-    let e = upload.finish(&Digest::of(b"other")).unwrap_err();
-    assert_eq!(e.codes()[0].code, "DIGEST_INVALID", "{e}");
-    let mut upload = s.client.upload(&s.image(NAME), UploadMode::Stream).unwrap();
-    upload.write_all(&content).unwrap();
-    drop(upload);
-    assert!(s.proxy.lines().iter().any(|l| l.starts_with("DELETE") && l.contains("/uploads/")));
-    assert!(!s.client.has_blob(&s.image(NAME), &Digest::of(&content)).unwrap());
-    // a registry that refuses ends the writer too
-    s.proxy.fault("PATCH", "/uploads/", 9, Fault::status(400));
-    let mut upload = s.client.upload(&s.image(NAME), UploadMode::Stream).unwrap();
-    let endless = bytes(33, 64 << 20);
-    let e = upload.write_all(&endless).unwrap_err();
-    assert!(matches!(Error::of_io(&e), Some(Error::Status { status: 400, .. })), "{e}");
 }
 
 #[test]

@@ -229,6 +229,11 @@ impl BlobWriter {
         File::open(&self.path).ctx("open", &self.path)
     }
 
+    /// The digest of what was written so far.
+    pub fn digest(&self) -> Digest {
+        self.hasher.clone().finish()
+    }
+
     /// Bytes so far.
     pub fn size(&self) -> u64 {
         self.size

@@ -36,7 +36,7 @@ pub struct ImagesArgs {
     /// Only what fits: dangling=, reference=, label=, before=IMAGE, since=IMAGE, until=TIME
     #[arg(short, long = "filter", value_name = "KEY=VALUE")]
     filters: Vec<String>,
-    /// table, json, or a Go template
+    /// table, json, raw, or a Go template
     #[arg(long, value_name = "FORMAT")]
     format: Option<String>,
     /// Print IDs only
@@ -69,7 +69,8 @@ const HEADS: [(&str, &str); 11] = [
 
 /// Prints the list.
 pub fn run(args: &ImagesArgs, environment: &Environment) -> Result<ExitCode, CliError> {
-    let format = Format::parse(args.format.as_deref())?;
+    let raw = raw(args);
+    let format = Format::parse(raw.as_deref().or(args.format.as_deref()))?;
     let store = environment.store()?;
     let mut filters =
         ImageFilter::parse(&args.filters, &["dangling", "reference", "label", "before", "since", "until"], &store)?;
@@ -79,7 +80,7 @@ pub fn run(args: &ImagesArgs, environment: &Environment) -> Result<ExitCode, Cli
     for image in &mut images {
         image.names.retain(|name| filters.iter().all(|f| f.accepts_name(name)));
     }
-    if args.quiet {
+    if args.quiet && raw.is_none() {
         let ids: String = images.iter().map(|i| format!("{}\n", shown_id(i, args.no_trunc))).collect();
         return output::print(&ids).map(|()| ExitCode::SUCCESS);
     }
@@ -100,6 +101,21 @@ pub fn run(args: &ImagesArgs, environment: &Environment) -> Result<ExitCode, Cli
     };
     Listing { heads: &HEADS, shown, rows: &rows }.print(&format)?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// What docker makes of `--format raw`: a block of lines for each image.
+fn raw(args: &ImagesArgs) -> Option<String> {
+    if args.format.as_deref() != Some("raw") {
+        return None;
+    }
+    let digest = if args.digests { "digest: {{.Digest}}\n" } else { "" };
+    Some(match args.quiet {
+        true => "image_id: {{.ID}}".to_owned(),
+        false => format!(
+            "repository: {{{{.Repository}}}}\ntag: {{{{.Tag}}}}\n{digest}image_id: {{{{.ID}}}}\n\
+             created_at: {{{{.CreatedAt}}}}\nvirtual_size: {{{{.Size}}}}\n"
+        ),
+    })
 }
 
 fn shown_id(image: &Summary, whole: bool) -> String {

@@ -8,7 +8,7 @@ use super::ahead::PackAhead;
 use super::solve::Solver;
 use crate::cache;
 use crate::error::{Error, Result};
-use crate::export::{Assembled, Exported, Parts, assemble, export, target};
+use crate::export::{Assembled, Early, Exported, Parts, PushAhead, assemble, export, target};
 use crate::leaks::{Leak, LeakSearch};
 use crate::linkage;
 use crate::request::{ImageOutput, LayerFormat, OnFinding, Output};
@@ -136,18 +136,29 @@ fn one_output(ready: &ReadyJob, output: &Output, roots: &[Snapshot], result: &mu
     };
     let search = ready.leak_search();
     let step = ready.steps.begin(name);
-    let exported = (|| {
-        let images = match format {
-            Some(format) => assemble_all(ready, format, roots, search.as_ref(), &step)?,
-            None => {
-                search_files(ready, roots, search.as_ref())?;
-                Vec::new()
+    let ahead = PushAhead::new(&ready.job, output, search.as_ref(), &step);
+    let exported = std::thread::scope(|scope| {
+        let push = |early: Early| {
+            if let Some(ahead) = &ahead {
+                ahead.begin(scope, early);
             }
         };
-        let target = format.map(|_| target(&ready.job, &images, search.as_ref())).transpose()?;
-        judge(ready, search.as_ref(), result)?;
-        export(&ready.job, output, (&images, target), roots, &step)
-    })();
+        let push = ahead.is_some().then_some(&push as &dyn Fn(Early));
+        let written = (|| {
+            let images = match format {
+                Some(format) => assemble_all(ready, format, roots, (search.as_ref(), push), &step)?,
+                None => {
+                    search_files(ready, roots, search.as_ref())?;
+                    Vec::new()
+                }
+            };
+            let target = format.map(|_| target(&ready.job, &images, search.as_ref())).transpose()?;
+            judge(ready, search.as_ref(), result)?;
+            export((&ready.job, &step), output, (&images, target), roots, ahead.as_ref())
+        })();
+        ahead.iter().for_each(PushAhead::stop);
+        written
+    });
     result.exported.extend(step.conclude(exported)?);
     Ok(())
 }
@@ -156,7 +167,7 @@ fn assemble_all(
     ready: &ReadyJob,
     format: &LayerFormat,
     roots: &[Snapshot],
-    search: Option<&LeakSearch>,
+    (search, ahead): (Option<&LeakSearch>, Option<&dyn Fn(Early)>),
     step: &crate::steps::Step,
 ) -> Result<Vec<Assembled>> {
     let mut images = Vec::new();
@@ -166,6 +177,7 @@ fn assemble_all(
         let inline = image.root.and_then(|e| cache::inline_records(&ready.job, e.vertex, root.0.len()));
         let parts = Parts {
             inline: inline.as_ref(),
+            ahead,
             snapshot: root,
             created: &created,
             places: &places,

@@ -30,6 +30,7 @@ use crate::engine::Engine;
 use crate::error::{Error, Result};
 use crate::layers::Remote;
 use crate::leaks::LeakSearch;
+use crate::size::human_size;
 use crate::steps::Step;
 use crate::transfer::in_parallel_by;
 
@@ -117,9 +118,8 @@ pub(super) fn export(
     for mount in &known {
         let size = job.engine.store.cache_mounts().size(mount)?;
         if size > room {
-            let id = &mount.id;
-            job.steps
-                .warn(format!("the cache mount {id} ({size} bytes) is left out: mounts-max-size leaves {room} bytes"));
+            let (id, size, room) = (&mount.id, human_size(size), human_size(room));
+            job.steps.warn(format!("the cache mount {id} ({size}) is left out: mounts-max-size leaves {room}"));
             continue;
         }
         match one(job, mount, backend, &before, step) {

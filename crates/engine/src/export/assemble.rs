@@ -10,11 +10,12 @@ use kiln_graph::Location;
 use kiln_oci::{Descriptor, Digest, History, ImageConfig, Manifest, Platform, Timestamp, media};
 use kiln_store::Snapshot;
 
+use super::ahead::Early;
 use crate::build::Job;
 use crate::cache::InlineRecords;
 use crate::error::{Error, Result};
 use crate::leaks::{BASE_IMAGE, LeakSearch};
-use crate::pack::{PackOptions, Packed};
+use crate::pack::{PackOptions, Packed, growing_key};
 use crate::request::{AnnotationTarget, LayerFormat};
 use crate::steps::Step;
 use crate::transfer::in_parallel_by;
@@ -50,6 +51,8 @@ pub struct Parts<'a> {
     pub platform: &'a Platform,
     /// Keys of the layers, for builds that take the image as a cache.
     pub inline: Option<&'a InlineRecords>,
+    /// Takes what can be pushed before the image is whole.
+    pub ahead: Option<&'a dyn Fn(Early)>,
 }
 
 /// Packs the layers and writes config and manifest to the store.
@@ -133,12 +136,19 @@ fn pack_all(
         packed.push(job.engine.packed_before(parts.snapshot, index, &options, search(index))?.map(done));
     }
     let missing: Vec<usize> = (0..packed.len()).filter(|i| packed[*i].is_none()).collect();
+    let keys: Vec<String> = missing.iter().map(|i| growing_key(&parts.snapshot.0[*i], &options)).collect();
+    if let (Some(ahead), false) = (parts.ahead, missing.is_empty()) {
+        keys.iter().for_each(|key| ahead(Early::Growing(job.engine.growing.of(key))));
+        ahead(Early::Whole(packed.iter().flatten().map(|p| p.descriptor.clone()).collect()));
+    }
     let made = Mutex::new(Vec::with_capacity(missing.len()));
-    in_parallel_by(job.engine.layers_at_once(), &missing, |&index| {
+    let result = in_parallel_by(job.engine.layers_at_once(), &missing, |&index| {
         let one = job.engine.pack_searched(parts.snapshot, index, &options, search(index)).map(done)?;
         made.lock().unwrap_or_else(PoisonError::into_inner).push((index, one));
         Ok(())
-    })?;
+    });
+    keys.iter().for_each(|key| job.engine.growing.over(key));
+    result?;
     for (index, one) in made.into_inner().unwrap_or_else(PoisonError::into_inner) {
         packed[index] = Some(one);
     }

@@ -8,11 +8,13 @@ use kiln_rootfs::Root;
 use kiln_rootfs::apply::{ExtractOptions, extract};
 use kiln_store::{ArchiveFormat, SaveImage, Snapshot};
 
+use super::ahead::PushAhead;
 use super::assemble::{Assembled, annotations};
 use super::files;
 use crate::build::Job;
 use crate::error::{Error, Result};
 use crate::leaks::LeakSearch;
+use crate::push::Push;
 use crate::request::{AnnotationTarget, ArchiveOutput, Destination, ImageOutput, Output};
 use crate::steps::Step;
 
@@ -29,11 +31,11 @@ pub struct Exported {
 
 /// Writes one output. `images` are assembled with the output's layer format, `target` stands for all of them.
 pub fn export(
-    job: &Job,
+    (job, step): (&Job, &Step),
     output: &Output,
     (images, target): (&[Assembled], Option<Descriptor>),
     roots: &[Snapshot],
-    step: &Step,
+    ahead: Option<&PushAhead<'_>>,
 ) -> Result<Option<Exported>> {
     match output {
         Output::CacheOnly => Ok(None),
@@ -46,7 +48,7 @@ pub fn export(
             [one] => files::tar(job, one, dest).map(|()| None),
             _ => Err(Error::request("--output type=tar takes one platform")),
         },
-        Output::Image(image) => to_store(job, image, found(target)?, images, step).map(Some),
+        Output::Image(image) => to_store((job, step), image, found(target)?, images, ahead).map(Some),
         Output::Archive(archive) => to_archive(job, archive, found(target)?, images).map(Some),
     }
 }
@@ -111,11 +113,11 @@ fn names(job: &Job, more: &[Reference]) -> Vec<Reference> {
 }
 
 fn to_store(
-    job: &Job,
+    (job, step): (&Job, &Step),
     output: &ImageOutput,
     target: Descriptor,
     images: &[Assembled],
-    step: &Step,
+    ahead: Option<&PushAhead<'_>>,
 ) -> Result<Exported> {
     let names = names(job, &output.names);
     let mut stored = if output.push_by_digest { Vec::new() } else { names.clone() };
@@ -133,11 +135,14 @@ fn to_store(
         step.progress(&format!("naming to {name}"), 0, None, true);
     }
     if output.push {
+        let (first, mut sent) = ahead.map(PushAhead::finish).transpose()?.unzip();
         for name in &names {
             if output.insecure {
                 job.engine.registry.allow_insecure(name.registry());
             }
-            job.engine.push_image(name, &target, output.push_by_digest, step)?;
+            let sent = if first == Some(name) { sent.take() } else { None };
+            let push = Push::new(&job.engine, step).without(sent.unwrap_or_default());
+            push.image(name, &target, output.push_by_digest)?;
         }
     }
     Ok(Exported { target, images: images.to_vec(), names })

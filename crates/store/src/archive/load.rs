@@ -405,8 +405,8 @@ pub(super) fn entry_name(entry: &Descriptor) -> (Option<String>, Descriptor) {
     let mut descriptor = entry.clone();
     let mut take = |key: &str| descriptor.annotations.remove(key);
     let (full, short) = (take(ANNOTATION_CONTAINERD_NAME), take(ANNOTATION_REF_NAME));
-    // A bare tag is the name of nothing.
-    (full.or_else(|| short.filter(|s| s.contains([':', '/', '@']))), descriptor)
+    // A word alone is a name, as for podman; but `latest` is what tools write where nobody gave one.
+    (full.or_else(|| short.filter(|s| s != "latest")), descriptor)
 }
 
 pub(super) fn add_names(image: &mut Loaded, names: &[String]) {
