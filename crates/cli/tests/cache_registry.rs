@@ -58,6 +58,21 @@ fn the_articles_flow_rebuilds_nothing_on_another_machine() {
     assert_eq!(text(s.export(&[]).join("app")), "changed express");
 }
 
+/// A layer that was pulled is the base's only if it is in a base of this build.
+#[test]
+fn an_image_that_was_pulled_again_is_exported_with_its_layers() {
+    let Some((mut s, registry)) = app() else { return };
+    let name = format!("{}/app:1", registry.host());
+    let cache = format!("type=registry,ref={}/app:cache", registry.host());
+    s.build(&["-t", &name, "--push"]).ok();
+    s.kiln(&["rmi", "-f", &name]).ok();
+    s.kiln(&["pull", &name]).ok();
+    s.build(&["-t", &name, "--cache-to", &format!("{cache},mode=max")]).ok();
+    machine(&mut s, "second");
+    let run = s.build(&["--cache-from", &cache]).ok();
+    assert_eq!(run.executed(), [""; 0], "{}", run.stderr);
+}
+
 #[test]
 fn without_a_pull_the_registry_is_asked_and_only_for_manifests() {
     let Some((mut s, registry)) = app() else { return };

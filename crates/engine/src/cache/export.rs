@@ -12,7 +12,7 @@ use kiln_registry::BlobSource;
 use kiln_store::{CacheKey, LayerId, Snapshot};
 
 use super::config::{Builder, KilnRecord, NewLayer, annotated};
-use super::{Backend, CacheTo, Publish};
+use super::{Backend, CacheTo, Publish, import};
 use crate::build::Job;
 use crate::engine::Engine;
 use crate::error::{Error, Result};
@@ -180,7 +180,9 @@ pub(super) fn pack(
     }
     let layer = job.engine.store.layers().get(&snapshot.0[index])?;
     let remote = Remote::of(&layer);
-    let base = remote.as_ref().is_some_and(|r| r.cache.is_none());
+    // One of the build's own may have been pulled since, with an image that it made.
+    let of_base = || import::bases(job).any(|image| image.config.rootfs.diff_ids.contains(&packed.diff_id));
+    let base = remote.as_ref().is_some_and(|r| r.cache.is_none()) && of_base();
     let created: Timestamp = layer.created;
     Ok(Ok((NewLayer { descriptor: packed.descriptor, diff_id: packed.diff_id, created, base }, remote)))
 }

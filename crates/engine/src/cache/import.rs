@@ -4,7 +4,7 @@
 //! ones and the key a key of the store.
 
 use std::collections::{HashMap, HashSet};
-use std::sync::{Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use kiln_graph::{Op, SourceOp};
 use kiln_oci::{Descriptor, Digest, Timestamp, media};
@@ -17,6 +17,7 @@ use crate::build::Job;
 use crate::error::{Error, Result};
 use crate::layers::Remote;
 use crate::resolve::Meaning;
+use crate::transfer::KnownImage;
 use crate::value::Value;
 
 /// The caches that a build imports.
@@ -200,15 +201,23 @@ impl Imports {
 
 /// Makes the layers of the build's base images known.
 fn know_bases(job: &Job) {
-    for (index, vertex) in job.graph.vertices().iter().enumerate() {
-        if let Op::Source(source @ (SourceOp::Image(_) | SourceOp::OciLayout(_))) = &vertex.op
-            && job.plan.is_needed(index)
-            && let Ok(Some(Meaning::Image(image))) = job.resolved.meaning(vertex, source)
-        {
-            // If that fails, the step that needs it says why.
-            let _ = job.engine.image_snapshot(&image);
-        }
+    for image in bases(job) {
+        // If that fails, the step that needs it says why.
+        let _ = job.engine.image_snapshot(&image);
     }
+}
+
+/// The build's base images.
+pub(super) fn bases(job: &Job) -> impl Iterator<Item = Arc<KnownImage>> {
+    job.graph.vertices().iter().enumerate().filter_map(|(index, vertex)| match &vertex.op {
+        Op::Source(source @ (SourceOp::Image(_) | SourceOp::OciLayout(_))) if job.plan.is_needed(index) => {
+            match job.resolved.meaning(vertex, source) {
+                Ok(Some(Meaning::Image(image))) => Some(image),
+                _ => None,
+            }
+        }
+        _ => None,
+    })
 }
 
 /// Reads a cache. What is wrong with it is a warning.
