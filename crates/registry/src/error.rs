@@ -227,6 +227,9 @@ impl Error {
             Self::RateLimited { registry, .. } => {
                 Some(format!("wait, log in (kiln login {registry}) for a higher limit, or configure a mirror"))
             }
+            Self::Status { status: 405, request, .. } if request.contains("/uploads/") => {
+                Some("it takes no uploads: it is read-only, or a mirror of another registry".to_owned())
+            }
             Self::Tls { host, reason } => Some(tls_hint(host, reason)),
             _ => None,
         }

@@ -245,12 +245,12 @@ impl Session {
 
     /// How far an upload came, and where it goes on; `None` if the registry does not know it any more.
     fn upload_status(&self, location: &Url, scopes: &Scopes) -> Result<Option<(Url, u64)>, Error> {
-        let make = || Call::new(Method::GET, location.clone(), scopes);
-        let result = self.retried("the state of an upload", &[200, 202, 204], make, |response| {
+        let call = Call::new(Method::GET, location.clone(), scopes);
+        let result = self.expect(call, "the state of an upload", &[200, 202, 204]).map(|response| {
             let next = self.location(&response).unwrap_or_else(|| location.clone());
             let offset = received(&response);
             response.discard();
-            Ok((next, offset))
+            (next, offset)
         });
         match result {
             Ok((next, offset)) => Ok(Some((next, offset))),
@@ -299,7 +299,7 @@ impl Upload<'_> {
     fn run(mut self, opened: Option<Url>) -> Result<u64, Error> {
         let scopes = self.session.scopes("pull,push");
         let (policy, what) = (self.session.policy(), format!("upload of {}", self.blob.digest));
-        let mut budget = self.session.budget(&policy, &what);
+        let mut budget = self.session.budget(&policy, &what).patient();
         let (mut location, mut offset) = (opened, 0);
         let (mut best, mut restarts) = (0, 0);
         loop {
@@ -326,7 +326,13 @@ impl Upload<'_> {
                 self.session.abandon(&at);
                 return Err(e);
             }
-            match self.session.upload_status(&at, &scopes)? {
+            let status = loop {
+                match self.session.upload_status(&at, &scopes) {
+                    Err(e) if e.is_transient() => budget.failed(e)?,
+                    other => break other?,
+                }
+            };
+            match status {
                 Some((next, came)) if came <= self.blob.size => {
                     (location, offset) = (Some(next), came);
                     if came > best {

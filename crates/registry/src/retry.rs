@@ -75,6 +75,7 @@ pub(crate) struct Budget<'a> {
     cancel: &'a Cancel,
     events: &'a EventSink,
     spent: u32,
+    patient: bool,
     pub registry: &'a str,
     pub what: &'a str,
 }
@@ -86,7 +87,12 @@ impl<'a> Budget<'a> {
         events: &'a EventSink,
         (registry, what): (&'a str, &'a str),
     ) -> Self {
-        Self { policy, cancel, events, spent: 0, registry, what }
+        Self { policy, cancel, events, spent: 0, patient: false, registry, what }
+    }
+
+    /// The registry was there a moment ago: if it refuses connections, it is probably being restarted.
+    pub fn patient(self) -> Self {
+        Self { patient: true, ..self }
     }
 
     /// Something was achieved since the last failure.
@@ -104,7 +110,7 @@ impl<'a> Budget<'a> {
         // a refused connection rarely comes back within seconds, and mostly means a wrong name or port
         let refused = matches!(&error, Error::Connection { fault: ConnectionFault::Refused, .. });
         let exponent = self.spent;
-        self.spent += if refused { 2 } else { 1 };
+        self.spent += if refused && !self.patient { 2 } else { 1 };
         let asked = error.retry_after();
         if !error.is_transient() || self.spent >= self.policy.attempts || asked > Some(self.policy.max_retry_after) {
             return Err(error);
@@ -195,6 +201,12 @@ mod tests {
         };
         assert!(budget.failed(limited(0)).is_ok());
         assert!(budget.failed(limited(61)).is_err());
+        // nobody there is given up sooner, unless somebody was
+        let refused = || Error::Connection { host: "h".into(), reason: "x".into(), fault: ConnectionFault::Refused };
+        let new = || Budget::new(&policy, &cancel, &events, ("r", "w"));
+        for (mut budget, times) in [(new(), 2), (new().patient(), 4)] {
+            assert_eq!((0..9).take_while(|_| budget.failed(refused()).is_ok()).count(), times);
+        }
         cancel.cancel();
         assert!(matches!(budget.failed(broken()), Err(Error::Cancelled)));
     }
