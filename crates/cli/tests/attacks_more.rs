@@ -201,3 +201,97 @@ fn cve_2026_33747_ghsa_7236_3392_c5c6_ghsa_qx3x_mv6r_52p6_other_frontends_are_no
     s.build(&["--build-arg", "BUILDKIT_SYNTAX=evil.example.com/frontend"]).fails(1).says(&["not supported"]);
     s.build(&["--build-arg", "BUILDKIT_SYNTAX=docker/dockerfile:1"]).ok();
 }
+
+/// A file system of the build over /proc or a part of it, with files and links where a runtime would write: labels, maps of
+/// ids, `sysrq-trigger`.
+#[test]
+fn cve_2025_52881_nothing_is_written_to_a_proc_that_is_not_the_kernels() {
+    let fill = "RUN --mount=type=cache,id=p,target=/c mkdir -p /c/self/attr /c/thread-self/attr /c/1 && \
+                for f in self/attr/exec self/attr/apparmor/exec self/uid_map self/gid_map self/setgroups self/oom_score_adj; do \
+                mkdir -p /c/${f%/*} && ln -s HOST/marker /c/$f; done && cp -r /c/self/. /c/1 && \
+                ln -s HOST/marker /c/sysrq-trigger && ln -s HOST /c/sys\n";
+    let Some((s, host)) = set_up(fill) else { return };
+    s.build(&[]).ok();
+    for (mount, test) in [
+        ("type=cache,id=p,target=/proc", "test -L /proc/self/attr/exec"),
+        ("type=cache,id=p,source=self,target=/proc/self/attr", "true"),
+        ("type=cache,id=p,source=self,target=/proc/1", "test -L /proc/1/attr/exec"),
+        ("type=tmpfs,target=/proc", "test -z \"$(ls /proc)\""),
+        ("type=tmpfs,target=/proc/sys", "! echo x > /proc/sysrq-trigger"),
+        ("type=tmpfs,target=/proc/self", "! echo core > /proc/sys/kernel/core_pattern"),
+    ] {
+        s.file("Dockerfile", format!("{BASE}RUN --mount={mount} {test}\n"));
+        s.build(&[]).ok();
+        untouched(&host);
+    }
+    // The links are still links: nothing was written in their place either.
+    s.file(
+        "Dockerfile",
+        format!("{BASE}RUN --mount=type=cache,id=p,target=/c test \"$(find /c -type l | wc -l)\" = 14\n"),
+    );
+    s.build(&[]).ok();
+}
+
+#[test]
+fn cve_2021_21285_malformed_manifests_and_configs_end_in_an_error() {
+    let s = Sandbox::bare("FROM scratch\nCOPY busybox /\n");
+    s.build(&["-o", "type=oci,dest=layout,tar=false"]).ok();
+    s.file("Dockerfile", "FROM base\nCOPY Dockerfile /\n");
+    let blob = |digest: &str| s.path("layout/blobs/sha256").join(digest.trim_start_matches("sha256:"));
+    let index: serde_json::Value = serde_json::from_str(&text(s.path("layout/index.json"))).unwrap();
+    let manifest: serde_json::Value =
+        serde_json::from_str(&text(blob(index["manifests"][0]["digest"].as_str().unwrap()))).unwrap();
+    let config = text(blob(manifest["config"]["digest"].as_str().unwrap()));
+    let put = |bytes: &str| {
+        let digest = kiln_engine::oci::Descriptor::of("", bytes.as_bytes()).digest.to_string();
+        std::fs::write(blob(&digest), bytes).unwrap();
+        serde_json::json!({"digest": digest, "size": bytes.len()})
+    };
+    let layer = &manifest["layers"][0];
+    let diff_id = serde_json::from_str::<serde_json::Value>(&config).unwrap()["rootfs"]["diff_ids"][0].clone();
+    let deep = format!("{}{}", "[".repeat(100_000), "]".repeat(100_000));
+    let mut manifests =
+        vec![String::new(), "null".into(), "[]".into(), "{}".into(), "{\"schemaVersion\":2}".into(), deep];
+    for (field, value) in
+        [("config", "null"), ("layers", "null"), ("layers", "[null]"), ("layers", "[{}]"), ("config", "{}")]
+    {
+        let mut bad = manifest.clone();
+        bad[field] = serde_json::from_str(value).unwrap();
+        manifests.push(bad.to_string());
+    }
+    for (field, value) in
+        [("size", "-1"), ("size", "1e30"), ("digest", "\"sha256:\""), ("digest", "\"../../../etc/passwd\"")]
+    {
+        let mut bad = manifest.clone();
+        bad["layers"][0][field] = serde_json::from_str(value).unwrap();
+        manifests.push(bad.to_string());
+    }
+    for bad in [
+        "null".to_owned(),
+        "{}".into(),
+        config.replace(diff_id.as_str().unwrap(), "sha256:0"),
+        config.replace("\"diff_ids\":[", "\"diff_ids\":null,\"x\":["),
+        config.replace("\"diff_ids\":[", &format!("\"diff_ids\":[{diff_id},")),
+        config.replace("\"history\":[", "\"history\":[null,"),
+    ] {
+        let mut descriptor = put(&bad);
+        descriptor["mediaType"] = manifest["config"]["mediaType"].clone();
+        let mut whole = manifest.clone();
+        whole["config"] = descriptor;
+        whole["layers"] = serde_json::json!([layer]);
+        manifests.push(whole.to_string());
+    }
+    for bad in manifests {
+        let shown: String = bad.chars().take(300).collect();
+        let mut index = index.clone();
+        let descriptor = put(&bad);
+        index["manifests"][0]["digest"] = descriptor["digest"].clone();
+        index["manifests"][0]["size"] = descriptor["size"].clone();
+        std::fs::write(s.path("layout/index.json"), index.to_string()).unwrap();
+        let run = s.build(&["--build-context", "base=oci-layout://layout"]);
+        assert_eq!(run.code, 1, "{shown}: {}", run.stderr);
+        assert!(!run.stderr.contains("panicked"), "{shown}: {}", run.stderr);
+        let run = s.kiln(&["check-leaks", "layout"]);
+        assert!(run.code == 1 || run.code == 0, "{shown}: {}", run.stderr);
+    }
+}

@@ -129,6 +129,36 @@ fn cve_2022_39253_submodules_are_not_local_and_cve_2024_32002_run_no_hooks() {
     s.kiln(&["build", "-o", "out", "--ssh", &ssh, &url]).ok();
 }
 
+/// A submodule whose path ends with a carriage return, which git loses between reading and writing its configuration: it is
+/// then checked out through a link into the hooks of its own repository.
+#[test]
+fn cve_2025_48384_a_carriage_return_in_a_submodules_path_runs_no_hook() {
+    let Some((s, sshd, key)) = set_up(&["-t", "ed25519"]) else { return };
+    std::fs::create_dir_all(s.path("home/.ssh")).unwrap();
+    std::fs::write(s.path("home/.ssh/known_hosts"), &sshd.known_hosts).unwrap();
+    let pwned = s.path("pwned");
+    let hook = format!("#!/bin/sh\ntouch {}\n", pwned.display());
+    std::fs::write(s.path("hook"), &hook).unwrap();
+    let copy = format!("install -m 755 {} post-checkout && git add post-checkout", s.path("hook").display());
+    sshd.scripted_branch("hook", &copy);
+    let modules = format!("[submodule \"m\"]\n\tpath = \"m\r\"\n\turl = \"{}\"\n\tbranch = hook\n", sshd.url());
+    std::fs::write(s.path("modules"), modules).unwrap();
+    let script = format!(
+        "cp {} .gitmodules; ln -s .git/modules/m/hooks m; git add .gitmodules m\n\
+         git update-index --add --cacheinfo \"160000,$(git rev-parse hook),$(printf 'm\\r')\"",
+        s.path("modules").display()
+    );
+    sshd.scripted_branch("evil", &script);
+    let ssh = format!("default={}", key.display());
+    let url = format!("{}#evil", sshd.url());
+    let run = s.kiln(&["build", "--progress=plain", "-o", "out", "--ssh", &ssh, &url]);
+    assert!(!pwned.exists(), "{}", run.stderr);
+    // What was checked out has the hook as a file at most.
+    for found in files_with(&s.path("store"), hook.as_bytes()) {
+        assert!(!found.to_string_lossy().contains("/hooks/"), "{}", found.display());
+    }
+}
+
 #[test]
 fn an_encrypted_key_without_a_terminal_says_what_to_do() {
     let Some(s) = Sandbox::new(&format!("{BASE}RUN --mount=type=ssh true\n")) else { return };

@@ -62,6 +62,8 @@ fn archives_and_dockerfiles_on_standard_input() {
     let whole = std::fs::read(s.path("ctx.tar")).unwrap();
     std::fs::write(s.path("half.tar"), &whole[..whole.len() / 2]).unwrap();
     piped("half.tar", &["-"]).fails(1).says(&["ends in the middle"]);
+    std::fs::write(s.path("other.tar.lz4"), b"\x04\x22\x4d\x18\x64\x40\xa7\0\0\0").unwrap();
+    piped("other.tar.lz4", &["-"]).fails(1).says(&["lz4", "zstd"]);
 }
 
 #[test]

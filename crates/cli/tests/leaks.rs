@@ -277,6 +277,49 @@ fn check_leaks_looks_into_archives_and_layouts_and_at_shapes() {
 }
 
 #[test]
+fn common_short_and_empty_values_are_told_in_a_few_lines() {
+    let Some(s) = sandbox("RUN for i in $(seq 30); do echo is it qwxyzzy > /f$i; done\n") else { return };
+    for (value, says, lines) in [
+        ("qwxyzzy\n", "the value of secret \"s\", which is a common one, is in 26 more", 6),
+        ("abc", "secret \"s\" is too short to be searched for", 1),
+        ("\n", "secret \"s\" is empty", 1),
+    ] {
+        std::fs::write(s.path("value"), value).unwrap();
+        let run = s.build(&["--secret", "id=s,src=value", "-o", "type=oci,dest=o.tar"]).ok();
+        let told: Vec<&str> = run.stderr.lines().filter(|l| l.contains("WARNING")).collect();
+        assert_eq!(told.len(), lines, "{told:?}");
+        assert!(told.iter().any(|l| l.contains(says)), "{told:?}");
+    }
+}
+
+#[test]
+fn linked_copies_are_named_by_their_line_and_other_findings_hide_no_secret() {
+    let Some(s) = sandbox("ENV ID=AKIAIOSFODNN7EXAMPLE\nCOPY --link keys /keys\n") else { return };
+    let keys: String = (0..200).map(|i| format!("AKIA{i:016}\n")).collect();
+    s.file("keys", format!("{keys}{TOKEN}\n"));
+    let run = s.build(&[&SECRET[..], &["-o", "type=oci,dest=o.tar"]].concat()).fails(4);
+    run.says(&["secret \"token\" is in /keys of ", "COPY --link keys /keys", "Dockerfile:5"]).hides(TOKEN);
+}
+
+#[test]
+fn what_a_base_image_says_of_itself_is_searched_for_secrets_but_not_for_shapes() {
+    const SHAPE: &str = "AKIAIOSFODNN7EXAMPLE";
+    let lines = format!("ENV ID={SHAPE}\nLABEL id={SHAPE}\nRUN : {SHAPE}\nLABEL t={TOKEN}\n");
+    let Some(s) = sandbox(&lines) else { return };
+    let built = s.build(&["-t", "base:1"]).ok();
+    assert!(built.stderr.contains("an AWS access key is in the image's environment (ID)"), "{}", built.stderr);
+    s.file("Dockerfile", "FROM base:1\nENV MINE=1\n");
+    for output in ["type=oci,dest=o.tar", "type=image,name=x"] {
+        let run = s.build(&["-o", output]).ok();
+        assert!(!run.stderr.contains("WARNING"), "{}", run.stderr);
+        let run = s.build(&[&SECRET[..], &["-o", output]].concat()).fails(4);
+        run.says(&["is in the base image's labels (t)", "is in the base image's history", "take another base"]);
+    }
+    s.file("Dockerfile", format!("FROM base:1\nENV MINE={SHAPE}\n"));
+    s.build(&["-o", "type=oci,dest=o.tar"]).ok().says(&["an AWS access key is in the image's environment (MINE)"]);
+}
+
+#[test]
 fn base_images_are_searched_for_secrets_but_not_for_shapes() {
     const SHAPE: &str = "aws_access_key_id=AKIAIOSFODNN7EXAMPLE";
     let Some(mut s) = sandbox(&format!("RUN echo {SHAPE} > /old && echo {TOKEN} > /kept\n")) else { return };

@@ -130,7 +130,7 @@ impl Check<'_> {
         let bytes = content.read_small(&manifest.config.digest, MAX_VALUE)?;
         let config: Option<ImageConfig> = serde_json::from_slice(&bytes).ok();
         match &config {
-            Some(config) => self.search.config(&bytes, config, &[]),
+            Some(config) => self.search.config(&bytes, config, None, &[]),
             None => self.search.value("the image config", &bytes),
         }
         let mut places = places(manifest.layers.len(), config.as_ref());

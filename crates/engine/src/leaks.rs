@@ -34,24 +34,39 @@ impl Leak {
         matches!(self.kind, HitKind::Secret { chance: false, .. })
     }
 
+    /// What was found, whatever its form.
+    pub fn subject(&self) -> String {
+        match &self.kind {
+            HitKind::Secret { name, origin, chance, .. } => format!("{name:?} {origin:?} {chance}"),
+            HitKind::Shape(shape) => shape.describe().to_owned(),
+        }
+    }
+
+    /// For messages: what, but not where.
+    pub fn what(&self) -> String {
+        match &self.kind {
+            HitKind::Secret { name, chance: true, .. } => {
+                format!("the value of secret {name:?}, which is a common one,")
+            }
+            HitKind::Secret { name, .. } => format!("secret {name:?}"),
+            HitKind::Shape(shape) => shape.describe().to_owned(),
+        }
+    }
+
     /// One sentence.
     pub fn describe(&self) -> String {
         let path = self.path.as_deref().map(|p| format!("{p} of ")).unwrap_or_default();
-        match &self.kind {
-            HitKind::Secret { name, chance: true, .. } => {
-                format!("the value of secret {name:?}, which is a common one, is in {path}{}", self.place)
-            }
-            HitKind::Secret { name, encoding, .. } => {
-                format!("secret {name:?} is in {path}{}, {}", self.place, encoding.describe())
-            }
-            HitKind::Shape(shape) => format!("{} is in {path}{}", shape.describe(), self.place),
-        }
+        let form = match &self.kind {
+            HitKind::Secret { encoding, chance: false, .. } => format!(", {}", encoding.describe()),
+            _ => String::new(),
+        };
+        format!("{} is in {path}{}{form}", self.what(), self.place)
     }
 
     /// What to do about it.
     pub fn remedy(&self) -> &'static str {
         match &self.kind {
-            HitKind::Secret { .. } if self.place == BASE_IMAGE => {
+            HitKind::Secret { .. } if self.place.starts_with(BASE_IMAGE) => {
                 "the build did not put it there: take another base, or build that one again without it"
             }
             HitKind::Secret { chance: true, .. } => "it may be there by chance: a longer value would prove it",
@@ -75,7 +90,7 @@ impl Leak {
 /// Stands for what is searched for.
 fn fingerprint(secrets: &[Secret]) -> String {
     let mut hasher = Hasher::new();
-    hasher.field("kiln.search.v2");
+    hasher.field("kiln.search.v3");
     for secret in secrets {
         secret.fingerprint(&mut |bytes| {
             hasher.field(bytes);
@@ -157,43 +172,58 @@ impl LeakSearch {
     }
 
     /// Searches an image's config. What is found is told by its place in it; `lines` are those of the last history entries.
-    pub fn config(&self, bytes: &[u8], config: &ImageConfig, lines: &[Location]) {
-        if self.searcher.search(bytes).is_empty() {
-            return;
-        }
+    /// In what is the same in `base`, its base image's config, only secrets count.
+    pub fn config(&self, bytes: &[u8], config: &ImageConfig, base: Option<&ImageConfig>, lines: &[Location]) {
         let inner = self.fresh();
+        let of_base = Self { searcher: self.only_secrets.clone(), ..inner.clone() };
         for pair in &config.config.env {
             let name = pair.split('=').next().unwrap_or_default();
-            inner.value(&format!("the image's environment ({name})"), pair.as_bytes());
+            match base.is_some_and(|b| b.config.env.contains(pair)) {
+                true => of_base.value(&format!("{BASE_IMAGE}'s environment ({name})"), pair.as_bytes()),
+                false => inner.value(&format!("the image's environment ({name})"), pair.as_bytes()),
+            }
         }
         for (name, value) in &config.config.labels {
-            inner.value(&format!("the image's labels ({name})"), format!("{name}={value}").as_bytes());
+            let pair = format!("{name}={value}");
+            match base.is_some_and(|b| b.config.labels.get(name) == Some(value)) {
+                true => of_base.value(&format!("{BASE_IMAGE}'s labels ({name})"), pair.as_bytes()),
+                false => inner.value(&format!("the image's labels ({name})"), pair.as_bytes()),
+            }
         }
-        self.history(config, lines, &inner);
+        let inherited = base.map_or(0, |_| config.history.len().saturating_sub(lines.len()));
+        self.history(config, (inherited, lines), &inner);
         let known = inner.finish();
-        if known.is_empty() {
-            self.value("the image config", bytes);
-        }
-        known.into_iter().for_each(|leak| self.push(leak));
+        // What is elsewhere, in the command for instance. A shape may be the one in the base's history.
+        let all = self.fresh();
+        all.value("the image config", bytes);
+        let same = |a: &Leak, b: &Leak| a.subject() == b.subject();
+        let shape = |l: &Leak| base.is_some() && matches!(l.kind, HitKind::Shape(_));
+        let others = all.finish().into_iter().filter(|l| !shape(l) && !known.iter().any(|k| same(k, l)));
+        others.collect::<Vec<_>>().into_iter().chain(known).for_each(|leak| self.push(leak));
     }
 
-    /// A build arg is in all entries that come after it: one finding tells of all of them, and the line of the first.
-    fn history(&self, config: &ImageConfig, lines: &[Location], into: &Self) {
+    /// A build arg is in all entries that come after it: one finding tells of all of them, and the line of the first. Of the
+    /// first `inherited` entries, which are the base's, only secrets count.
+    fn history(&self, config: &ImageConfig, (inherited, lines): (usize, &[Location]), into: &Self) {
         let mut entries: BTreeMap<HitKind, Vec<usize>> = BTreeMap::new();
         for (number, entry) in config.history.iter().enumerate() {
-            let one = self.fresh();
-            one.value("", entry.created_by.as_deref().unwrap_or_default().as_bytes());
+            let searcher = if number < inherited { &self.only_secrets } else { &self.searcher };
+            let one = Self { searcher: searcher.clone(), ..self.fresh() };
+            let parts = [&entry.created_by, &entry.comment, &entry.author];
+            parts.into_iter().flatten().for_each(|text| one.value("", text.as_bytes()));
             for leak in one.finish() {
                 entries.entry(leak.kind).or_default().push(number);
             }
         }
         let others = config.history.len().saturating_sub(lines.len());
-        for (kind, numbers) in entries {
+        for (kind, mut numbers) in entries {
+            numbers.dedup();
             let word = if numbers.len() == 1 { "entry" } else { "entries" };
             let shown: Vec<String> = numbers.iter().map(|n| (n + 1).to_string()).collect();
             let line = numbers.first().and_then(|n| lines.get(n.checked_sub(others)?));
             let line = line.map_or_else(String::new, |l| format!("; {}:{}", l.file, l.start_line));
-            let place = format!("the image's history ({word} {}{line})", shown.join(", "));
+            let whose = if numbers.iter().all(|n| *n < inherited) { BASE_IMAGE } else { "the image" };
+            let place = format!("{whose}'s history ({word} {}{line})", shown.join(", "));
             into.push(Leak { kind, place, path: None });
         }
     }
@@ -217,17 +247,12 @@ impl LeakSearch {
         let mut seen = Vec::new();
         for hit in hits {
             // One line for each secret and file, in the plainest form.
-            let id = match &hit.kind {
-                HitKind::Secret { name, .. } => name.clone(),
-                HitKind::Shape(shape) => format!("{shape:?}"),
-            };
-            if !seen.contains(&id) {
-                seen.push(id);
-                found.push(Leak {
-                    kind: hit.kind,
-                    place: place.to_owned(),
-                    path: path.as_deref().map(|p| self.hidden.text(p)),
-                });
+            let path = path.as_deref().map(|p| self.hidden.text(p));
+            let leak = Leak { kind: hit.kind, place: place.to_owned(), path };
+            let subject = leak.subject();
+            if !seen.contains(&subject) {
+                seen.push(subject);
+                found.push(leak);
             }
         }
     }

@@ -85,11 +85,19 @@ impl Reference {
         format!("{}/{}", self.registry, self.repository)
     }
 
-    /// The name as docker shows it: without `docker.io/library/`.
+    /// The name as docker shows it: without `docker.io/library/`, unless it would then be another one.
     pub fn familiar(&self) -> String {
         let full = self.to_string();
-        let short = full.strip_prefix("docker.io/").unwrap_or(&full);
-        short.strip_prefix("library/").unwrap_or(short).to_owned()
+        let start = if self.registry != HUB {
+            0
+        } else {
+            match self.repository.split_once('/') {
+                Some(("library", name)) if !name.contains('/') => HUB.len() + "/library/".len(),
+                Some((first, _)) if is_registry(first) => 0,
+                _ => HUB.len() + "/".len(),
+            }
+        };
+        full[start..].to_owned()
     }
 
     /// [`name`](Self::name) as docker shows it.
@@ -194,6 +202,22 @@ mod tests {
         assert_eq!(full("127.0.0.1:5000/a/b:x").unwrap(), "127.0.0.1:5000/a/b:x");
         assert_eq!(full("index.docker.io/alpine").unwrap(), "docker.io/library/alpine");
         assert_eq!("alpine".parse::<Reference>().unwrap().with_default_tag().familiar(), "alpine:latest");
+    }
+
+    #[test]
+    fn familiar_names_mean_the_same() {
+        for (full, short) in [
+            ("docker.io/library/alpine:1", "alpine:1"),
+            ("docker.io/team/app", "team/app"),
+            ("docker.io/library/library/app", "library/library/app"),
+            ("docker.io/a.b/c", "docker.io/a.b/c"),
+            ("docker.io/localhost/c", "docker.io/localhost/c"),
+            ("localhost/c", "localhost/c"),
+        ] {
+            let reference: Reference = full.parse().unwrap();
+            assert_eq!(reference.familiar(), short);
+            assert_eq!(short.parse::<Reference>().unwrap(), reference);
+        }
     }
 
     #[test]

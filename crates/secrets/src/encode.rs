@@ -3,6 +3,8 @@
 use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD_NO_PAD, URL_SAFE_NO_PAD};
 
+use crate::spell::{self, Unit};
+
 /// How a found secret was written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Encoding {
@@ -16,6 +18,8 @@ pub enum Encoding {
     Url,
     /// A JSON string (RFC 8259).
     Json,
+    /// Two bytes a character.
+    Utf16,
     /// A part of it that is a secret alone: a line of a private key, the token in a configuration file.
     Part,
 }
@@ -30,6 +34,7 @@ impl Encoding {
             Self::Hex => "hex-encoded",
             Self::Url => "url-encoded",
             Self::Json => "JSON-escaped",
+            Self::Utf16 => "as UTF-16",
         }
     }
 }
@@ -37,15 +42,35 @@ impl Encoding {
 /// A form in which a secret may be written.
 pub(crate) struct Form {
     pub encoding: Encoding,
-    pub text: Vec<u8>,
-    /// Lines may be broken anywhere in it.
-    pub wraps: bool,
+    pub text: Text,
+}
+
+/// What stands in a file.
+pub(crate) enum Text {
+    /// These bytes.
+    Exact(Vec<u8>),
+    /// These bytes, in which lines may be broken anywhere.
+    Wrapped(Vec<u8>),
+    /// Of each unit one of its spellings, but not these bytes.
+    Spelled(Vec<Unit>, Vec<u8>),
+}
+
+impl Text {
+    /// How it may be written.
+    fn written(self) -> Vec<Vec<u8>> {
+        match self {
+            Self::Exact(text) | Self::Wrapped(text) => vec![text],
+            Self::Spelled(units, _) => spell::usual(&units),
+        }
+    }
 }
 
 /// Of a longer text its middle is looked for.
 const LONGEST: usize = 4096;
 /// The same for text that may be wrapped: two line breaks at most fall into it.
 pub(crate) const LONGEST_WRAPPED: usize = 84;
+/// The same for text of which each byte may become six.
+const LONGEST_SPELLED: usize = 1024;
 /// Parts of one secret that are looked for.
 const MOST_PARTS: usize = 8;
 /// Every unencrypted OpenSSH key starts with this: it proves nothing.
@@ -53,21 +78,13 @@ const OPENSSH_PREFIX: &[u8] = b"b3BlbnNzaC1rZXktdjE";
 
 /// All forms of `value` that prove a leak. What is in `public` as well proves nothing.
 pub(crate) fn forms(value: &[u8], public: &[u8]) -> Vec<Form> {
-    let mut forms = Vec::new();
-    let mut add = |encoding, text: &[u8], wraps: bool| {
-        let text = middle(text, if wraps { LONGEST_WRAPPED } else { LONGEST }).to_vec();
-        forms.push(Form { encoding, text, wraps });
-    };
-    add(Encoding::Plain, value, false);
-    spread(&random_runs(value), MOST_PARTS).for_each(|part| add(Encoding::Part, part, false));
-    for text in base64_forms(value) {
-        add(Encoding::Base64, &text, true);
-    }
-    add(Encoding::Hex, &hex(value, b"0123456789abcdef"), true);
-    add(Encoding::Hex, &hex(value, b"0123456789ABCDEF"), true);
-    add(Encoding::Url, &percent(value, b"0123456789ABCDEF"), false);
-    add(Encoding::Url, &percent(value, b"0123456789abcdef"), false);
-    add(Encoding::Json, &json(value), false);
+    let mut exact = vec![(Encoding::Plain, value.to_vec())];
+    exact.extend(other_line_ends(value).into_iter().map(|text| (Encoding::Plain, text)));
+    exact.extend(spread(&random_runs(value), MOST_PARTS).map(|part| (Encoding::Part, part.to_vec())));
+    exact.extend(utf16(value).map(|text| (Encoding::Utf16, text)));
+    let mut wrapped: Vec<_> = base64_forms(value).map(|text| (Encoding::Base64, text)).collect();
+    wrapped.push((Encoding::Hex, hex(value, b"0123456789abcdef")));
+    wrapped.push((Encoding::Hex, hex(value, b"0123456789ABCDEF")));
     let public: Vec<Vec<u8>> = if public.is_empty() { Vec::new() } else { base64_forms(public).collect() };
     // The characters at both ends depend on what stands beside the public part.
     let inner = |text: &[u8]| text.get(2..text.len() - 2).unwrap_or_default().to_vec();
@@ -75,8 +92,46 @@ pub(crate) fn forms(value: &[u8], public: &[u8]) -> Vec<Form> {
         |text: &[u8]| text.len() > 16 && public.iter().any(|p| memchr::memmem::find(p, &inner(text)).is_some());
     // A form that equals the plain one is the plain one; a very short one would match by chance.
     let mut seen = std::collections::BTreeSet::new();
-    forms.retain(|f| f.text.len() >= crate::SHORTEST && !is_public(&f.text) && seen.insert(f.text.clone()));
+    let mut telling = |text: &[u8]| text.len() >= crate::SHORTEST && !is_public(text) && seen.insert(text.to_vec());
+    let mut forms = Vec::new();
+    for (encoding, text) in exact {
+        let text = middle(&text, LONGEST).to_vec();
+        if telling(&text) {
+            forms.push(Form { encoding, text: Text::Exact(text) });
+        }
+    }
+    for (encoding, text) in wrapped {
+        let text = middle(&text, LONGEST_WRAPPED).to_vec();
+        if telling(&text) {
+            forms.push(Form { encoding, text: Text::Wrapped(text) });
+        }
+    }
+    let (value, cut) = (middle(value, LONGEST_SPELLED), if value.len() > LONGEST_SPELLED { 4 } else { 0 });
+    for (encoding, units) in [(Encoding::Url, spell::url(value)), (Encoding::Json, spell::json(value))] {
+        // A character that was cut in two is no unit.
+        let units = &units[cut..units.len() - cut];
+        if units.iter().any(|unit| unit.len() > 1 || unit.first().is_some_and(|s| s.len() > 1)) {
+            forms.push(Form {
+                encoding,
+                text: Text::Spelled(units.to_vec(), value.get(cut..value.len() - cut).unwrap_or_default().to_vec()),
+            });
+        }
+    }
     forms
+}
+
+/// A text of several lines with the line ends of another system, or on one line, as a shell writes `echo $SECRET`.
+fn other_line_ends(value: &[u8]) -> Vec<Vec<u8>> {
+    let lines: Vec<&[u8]> = value.split(|b| *b == b'\n').map(|l| l.strip_suffix(b"\r").unwrap_or(l)).collect();
+    if lines.len() == 1 || value.contains(&0) {
+        return Vec::new();
+    }
+    [&b"\n"[..], b"\r\n", b" "].into_iter().map(|end| lines.join(end)).collect()
+}
+
+/// As .NET's programs and Windows' shells write text.
+fn utf16(value: &[u8]) -> Option<Vec<u8>> {
+    Some(std::str::from_utf8(value).ok()?.encode_utf16().flat_map(u16::to_le_bytes).collect())
 }
 
 /// What is hidden in logs: the same, every line of it, and all of the wrapped forms rather than their middle.
@@ -85,7 +140,7 @@ pub(crate) fn hidden(value: &[u8]) -> Vec<Vec<u8>> {
     const LINE: usize = 8;
     /// Pieces of wrapped forms, one of which is whole wherever a line is broken.
     const PIECE: usize = 28;
-    let mut texts: Vec<Vec<u8>> = forms(value, &[]).into_iter().map(|f| f.text).collect();
+    let mut texts: Vec<Vec<u8>> = forms(value, &[]).into_iter().flat_map(|f| f.text.written()).collect();
     let lines = value.split(|b| *b == b'\n').map(<[u8]>::trim_ascii);
     let telling = |l: &&[u8]| l.len() >= LINE && !l.starts_with(b"-----") && !l.starts_with(OPENSSH_PREFIX);
     texts.extend(lines.filter(telling).map(<[u8]>::to_vec));
@@ -101,7 +156,7 @@ pub(crate) fn hidden(value: &[u8]) -> Vec<Vec<u8>> {
     texts
 }
 
-fn middle(text: &[u8], longest: usize) -> &[u8] {
+fn middle<T>(text: &[T], longest: usize) -> &[T] {
     let from = text.len().saturating_sub(longest) / 2;
     &text[from..text.len().min(from + longest)]
 }
@@ -143,31 +198,4 @@ fn base64_inner(value: &[u8], shift: usize, url_alphabet: bool) -> Vec<u8> {
 
 fn hex(value: &[u8], digits: &[u8; 16]) -> Vec<u8> {
     value.iter().flat_map(|b| [digits[usize::from(b >> 4)], digits[usize::from(b & 15)]]).collect()
-}
-
-fn percent(value: &[u8], digits: &[u8; 16]) -> Vec<u8> {
-    let mut out = Vec::with_capacity(value.len() * 3);
-    for &b in value {
-        match b {
-            b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' => out.push(b),
-            _ => out.extend([b'%', digits[usize::from(b >> 4)], digits[usize::from(b & 15)]]),
-        }
-    }
-    out
-}
-
-fn json(value: &[u8]) -> Vec<u8> {
-    let mut out = Vec::with_capacity(value.len() + 8);
-    for &b in value {
-        match b {
-            b'"' => out.extend(b"\\\""),
-            b'\\' => out.extend(b"\\\\"),
-            b'\n' => out.extend(b"\\n"),
-            b'\r' => out.extend(b"\\r"),
-            b'\t' => out.extend(b"\\t"),
-            0..0x20 => out.extend(format!("\\u{b:04x}").bytes()),
-            _ => out.push(b),
-        }
-    }
-    out
 }

@@ -1,8 +1,9 @@
 //! Searches for secrets in the bytes that reach an image, and hides them in logs.
 //!
-//! - [`Searcher`] knows a build's secrets in every encoding in which a build would write them by mistake: plain, base64
-//!   (both alphabets, any alignment), hex (both wrapped in lines, too), percent-encoded and JSON-escaped; tokens within a
-//!   secret; and the shapes of well-known credentials. What is compressed or encrypted inside a file is not looked into.
+//! - [`Searcher`] knows a build's secrets in every encoding in which a build would write them by mistake: plain (with any
+//!   line ends, and in UTF-16), base64 (both alphabets, any alignment), hex (both wrapped in lines, too), percent-encoded and
+//!   JSON-escaped as any encoder does it; tokens within a secret; and the shapes of well-known credentials. What is
+//!   compressed or encrypted inside a file is not looked into.
 //! - [`Scan`] is one pass over a stream; a hit is found wherever the stream is cut into chunks.
 //! - [`Redactor`] replaces secrets in a process's output.
 //!
@@ -13,6 +14,7 @@ mod pem;
 mod redact;
 mod scan;
 mod shapes;
+mod spell;
 
 pub use encode::Encoding;
 pub use redact::Redactor;
@@ -45,18 +47,19 @@ pub struct Secret {
     /// Where it came from.
     pub origin: Origin,
     value: Vec<u8>,
+    /// As it was given.
+    was_empty: bool,
     public: Vec<u8>,
 }
 
 impl Secret {
-    /// A secret. White space at its end does not count: files end with a newline, and the copy in an image may not.
+    /// A secret. White space around it does not count: files end with a newline, and the copy in an image may not.
     /// Nor do certificates and public keys in it.
     pub fn new(name: impl Into<String>, origin: Origin, value: impl Into<Vec<u8>>) -> Self {
-        let mut value = pem::private_part(value.into());
-        while value.last().is_some_and(u8::is_ascii_whitespace) {
-            value.pop();
-        }
-        Self { name: name.into(), origin, value, public: Vec::new() }
+        let value = value.into();
+        let was_empty = value.trim_ascii().is_empty();
+        let value = pem::private_part(value).trim_ascii().to_vec();
+        Self { name: name.into(), origin, value, was_empty, public: Vec::new() }
     }
 
     /// Says what of it everybody may see: the public key that is in the file of a private one.
@@ -68,6 +71,17 @@ impl Secret {
     /// Whether it is long enough to be searched for.
     pub fn is_searchable(&self) -> bool {
         self.value.len() >= SHORTEST
+    }
+
+    /// Why it can't be searched for, if that may surprise.
+    pub fn why_not_searchable(&self) -> Option<String> {
+        match self.value.len() {
+            0 => self.was_empty.then(|| format!("secret {:?} is empty", self.name)),
+            1..SHORTEST => {
+                Some(format!("secret {:?} is too short to be searched for in the result, or hidden in logs", self.name))
+            }
+            _ => None,
+        }
     }
 
     /// Whether files that have nothing to do with it may hold it: it is short, a word, or a number.

@@ -4,15 +4,16 @@
 //! they are few enough; only around an anchor that is found anything is compared. So the cost hardly depends on what is
 //! looked for.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use aho_corasick::packed;
 use aho_corasick::{AhoCorasick, MatchKind};
 
-use crate::encode::{Encoding, Form, LONGEST_WRAPPED, forms};
+use crate::encode::{Encoding, Form, LONGEST_WRAPPED, Text, forms};
 use crate::shapes::{LOOKAHEAD, PREFIXES, Shape, confirms};
-use crate::{Origin, SHORTEST, Secret};
+use crate::spell::Unit;
+use crate::{Origin, SHORTEST, Secret, spell};
 
 /// What was found.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -56,13 +57,12 @@ struct Inner {
 
 struct Pattern {
     kind: HitKind,
-    text: Vec<u8>,
-    wraps: bool,
+    text: Text,
     /// For shapes: how many characters must follow.
     follow: usize,
 }
 
-/// Where in which pattern an anchor is.
+/// Where in which pattern an anchor is: at which byte, or at which unit of a spelled one.
 #[derive(Clone, Copy)]
 struct Anchor {
     pattern: usize,
@@ -73,8 +73,6 @@ struct Anchor {
 const ANCHOR: usize = SHORTEST;
 /// Anchors that the vector search takes.
 const MOST_PACKED: usize = 128;
-/// Hits of one stream that are kept; a file full of keys needs no million hits.
-const MOST_HITS: usize = 64;
 /// Line breaks in wrapped text, which may be indented or escaped: at most this many bytes each.
 const MOST_GAP: usize = 24;
 
@@ -120,32 +118,71 @@ fn commonness(byte: u8) -> u32 {
     }
 }
 
-/// Where in `text` its rarest four bytes are.
+fn cost(anchor: &[u8]) -> u32 {
+    anchor.iter().map(|b| commonness(*b)).sum()
+}
+
+/// Where in `text` its rarest four bytes are. Letters and digits are written in the same way in most forms, which then have the
+/// same anchor.
 fn rarest(text: &[u8]) -> usize {
-    let cost = |i: &usize| text[*i..i + ANCHOR].iter().map(|b| commonness(*b)).sum::<u32>();
+    let cost = |i: &usize| {
+        let anchor = &text[*i..i + ANCHOR];
+        (!anchor.iter().all(u8::is_ascii_alphanumeric), cost(anchor))
+    };
     (0..=text.len() - ANCHOR).min_by_key(cost).unwrap_or(0)
 }
 
+/// The unit with the fewest and rarest spellings of what begins with it, and these.
+fn rarest_spelled(units: &[Unit]) -> (usize, Vec<Vec<u8>>) {
+    /// Units that are tried: what comes later is hardly better.
+    const TRIED: usize = 256;
+    let all = (0..units.len().min(TRIED)).filter_map(|i| Some((i, spell::beginnings(&units[i..], ANCHOR)?)));
+    all.min_by_key(|(_, anchors)| (anchors.len(), anchors.iter().map(|a| cost(a)).sum::<u32>())).unwrap_or_default()
+}
+
 impl Pattern {
-    /// One anchor, or two of which a line break leaves one whole.
-    fn anchors(&self) -> Vec<usize> {
-        if !self.wraps || self.text.len() < 2 * ANCHOR {
-            return vec![rarest(&self.text)];
+    /// The anchors with their places. In text that may be wrapped they are two, of which a line break leaves one whole.
+    fn anchors(&self) -> Vec<(usize, Vec<u8>)> {
+        let at = |text: &[u8], i: usize| (i, text[i..i + ANCHOR].to_vec());
+        match &self.text {
+            Text::Spelled(units, _) => {
+                let (unit, anchors) = rarest_spelled(units);
+                anchors.into_iter().map(|anchor| (unit, anchor)).collect()
+            }
+            Text::Wrapped(text) if text.len() >= 2 * ANCHOR => {
+                let (first, second) = text.split_at(text.len() / 2);
+                vec![at(text, rarest(first)), at(text, first.len() + rarest(second))]
+            }
+            Text::Exact(text) | Text::Wrapped(text) => vec![at(text, rarest(text))],
         }
-        let (first, second) = self.text.split_at(self.text.len() / 2);
-        vec![rarest(first), first.len() + rarest(second)]
+    }
+
+    /// Bytes that a confirmation may look at.
+    fn reach(&self) -> usize {
+        match &self.text {
+            Text::Exact(text) => text.len(),
+            Text::Wrapped(_) => LONGEST_WRAPPED + 3 * MOST_GAP,
+            Text::Spelled(units, _) => units.iter().filter_map(|u| u.iter().map(Vec::len).max()).sum(),
+        }
     }
 
     /// Where the pattern begins if the anchor at `offset` of it is at `at`.
     fn confirm(&self, haystack: &[u8], at: usize, offset: usize) -> Option<usize> {
-        let (before, rest) = self.text.split_at(offset);
-        let (start, end) = match self.wraps {
-            false => {
+        let (start, end) = match &self.text {
+            Text::Exact(text) => {
                 let start = at.checked_sub(offset)?;
-                let found = haystack.get(start..)?.starts_with(&self.text);
-                found.then_some((start, start + self.text.len()))?
+                let found = haystack.get(start..)?.starts_with(text);
+                found.then_some((start, start + text.len()))?
             }
-            true => (backwards(haystack, at, before)?, forwards(haystack, at, rest)?),
+            Text::Wrapped(text) => {
+                let (before, rest) = text.split_at(offset);
+                (backwards(haystack, at, before)?, forwards(haystack, at, rest)?)
+            }
+            Text::Spelled(units, plain) => {
+                let (before, rest) = units.split_at(offset);
+                let (start, end) = (spell::backwards(haystack, at, before)?, spell::forwards(haystack, at, rest)?);
+                (haystack[start..end] != plain[..]).then_some((start, end))?
+            }
         };
         let HitKind::Shape(shape) = self.kind else { return Some(start) };
         let previous = start.checked_sub(1).map(|i| haystack[i]);
@@ -155,7 +192,7 @@ impl Pattern {
 
 /// What may stand where a line is broken: the break itself, escaped or not, quotes and indentation.
 fn is_gap(byte: u8) -> bool {
-    matches!(byte, b'\n' | b'\r' | b' ' | b'\t' | b'\\' | b'n' | b'"' | b'+' | b',')
+    matches!(byte, b'\n' | b'\r' | b' ' | b'\t' | b'\\' | b'n' | b'"' | b'\'' | b'+' | b',')
 }
 
 /// Follows `text` from `at`, over line breaks.
@@ -191,31 +228,27 @@ impl Searcher {
     pub fn new(secrets: &[Secret], with_shapes: bool) -> Self {
         let mut patterns = Vec::new();
         for secret in secrets.iter().filter(|s| s.is_searchable()) {
-            for Form { encoding, text, wraps } in forms(secret.value(), secret.public()) {
+            for Form { encoding, text } in forms(secret.value(), secret.public()) {
                 let (name, origin, chance) = (secret.name.clone(), secret.origin, secret.is_guessable());
                 let kind = HitKind::Secret { name, origin, encoding, chance };
-                patterns.push(Pattern { kind, text, wraps, follow: 0 });
+                patterns.push(Pattern { kind, text, follow: 0 });
             }
         }
         if with_shapes {
             patterns.extend(PREFIXES.iter().map(|(prefix, shape, follow)| Pattern {
                 kind: HitKind::Shape(*shape),
-                text: prefix.as_bytes().to_vec(),
-                wraps: false,
+                text: Text::Exact(prefix.as_bytes().to_vec()),
                 follow: *follow,
             }));
         }
         let mut by_text: BTreeMap<Vec<u8>, Vec<Anchor>> = BTreeMap::new();
         for (index, pattern) in patterns.iter().enumerate() {
-            for offset in pattern.anchors() {
-                let text = pattern.text[offset..offset + ANCHOR].to_vec();
+            for (offset, text) in pattern.anchors() {
                 by_text.entry(text).or_default().push(Anchor { pattern: index, offset });
             }
         }
         let (texts, anchors): (Vec<_>, Vec<_>) = by_text.into_iter().unzip();
-        let plain = patterns.iter().filter(|p| !p.wraps).map(|p| p.text.len()).max().unwrap_or(0);
-        let wrapped = if patterns.iter().any(|p| p.wraps) { LONGEST_WRAPPED + 3 * MOST_GAP } else { 0 };
-        let window = plain.max(wrapped) + LOOKAHEAD;
+        let window = patterns.iter().map(Pattern::reach).max().unwrap_or(0) + LOOKAHEAD;
         let finder = if texts.is_empty() { None } else { Finder::new(&texts) };
         Self(Arc::new(Inner { finder, anchors, patterns, window }))
     }
@@ -227,14 +260,14 @@ impl Searcher {
 
     /// Starts a pass over one stream.
     pub fn scan(&self) -> Scan {
-        Scan { searcher: self.clone(), carry: Vec::new(), position: 0, searched: 0, hits: BTreeSet::new() }
+        Scan { searcher: self.clone(), carry: Vec::new(), position: 0, searched: 0, hits: BTreeMap::new() }
     }
 
     /// Searches a whole value at once.
     pub fn search(&self, bytes: &[u8]) -> Vec<Hit> {
         let mut scan = self.scan();
         scan.search_in(bytes, 0, (0, bytes.len()));
-        scan.hits.into_iter().collect()
+        scan.found()
     }
 }
 
@@ -247,7 +280,8 @@ pub struct Scan {
     position: u64,
     /// Anchors that begin in so many bytes of `carry` were looked at.
     searched: usize,
-    hits: BTreeSet<Hit>,
+    /// The first of each kind: a file full of one secret still shows the other.
+    hits: BTreeMap<HitKind, u64>,
 }
 
 impl Scan {
@@ -279,11 +313,15 @@ impl Scan {
         self.keep(bytes, start, window);
     }
 
-    /// Ends the stream; hits are in order of kind, then place.
+    /// Ends the stream; of each kind the first hit, in order of kind.
     pub fn finish(mut self) -> Vec<Hit> {
         let rest = std::mem::take(&mut self.carry);
         self.search_in(&rest, self.position, (self.searched, rest.len()));
-        self.hits.into_iter().collect()
+        self.found()
+    }
+
+    fn found(self) -> Vec<Hit> {
+        self.hits.into_iter().map(|(kind, offset)| Hit { kind, offset }).collect()
     }
 
     /// Keeps the end of `bytes`, which began at `start`; anchors up to `window` before its end were looked at.
@@ -303,10 +341,10 @@ impl Scan {
             from = at + 1;
             for anchor in &inner.anchors[id] {
                 let pattern = &inner.patterns[anchor.pattern];
-                if let Some(begin) = pattern.confirm(haystack, at, anchor.offset)
-                    && self.hits.len() < MOST_HITS
+                if !self.hits.contains_key(&pattern.kind)
+                    && let Some(begin) = pattern.confirm(haystack, at, anchor.offset)
                 {
-                    self.hits.insert(Hit { kind: pattern.kind.clone(), offset: start + begin as u64 });
+                    self.hits.insert(pattern.kind.clone(), start + begin as u64);
                 }
             }
         }
@@ -314,172 +352,4 @@ impl Scan {
 }
 
 #[cfg(test)]
-mod tests {
-    use base64::Engine as _;
-    use proptest::prelude::*;
-
-    use super::*;
-
-    fn searcher(value: &[u8]) -> Searcher {
-        Searcher::new(&[Secret::new("s", Origin::Secret, value)], true)
-    }
-
-    fn encodings(hits: &[Hit]) -> Vec<Encoding> {
-        hits.iter()
-            .filter_map(|h| match h.kind {
-                HitKind::Secret { encoding, .. } => Some(encoding),
-                HitKind::Shape(_) => None,
-            })
-            .collect()
-    }
-
-    #[test]
-    fn finds_every_encoding_within_other_text() {
-        let secret = b"p@ss \"word\"\\ 123";
-        let s = searcher(secret);
-        let engine = base64::engine::general_purpose::STANDARD;
-        let json = serde_like_json(secret);
-        for (text, want) in [
-            (secret.to_vec(), Encoding::Plain),
-            (b"70407373 skip".to_vec(), Encoding::Plain),
-            (secret.iter().flat_map(|b| format!("{b:02X}").into_bytes()).collect(), Encoding::Hex),
-            (b"p%40ss%20%22word%22%5C%20123".to_vec(), Encoding::Url),
-            (json, Encoding::Json),
-        ] {
-            let hits = s.search(&[b"before ", text.as_slice(), b" after"].concat());
-            if text.ends_with(b"skip") {
-                assert!(hits.is_empty());
-            } else {
-                assert!(encodings(&hits).contains(&want), "{want:?} not found: {hits:?}");
-            }
-        }
-        for prefix in ["", "u:", "xx:", "user:"] {
-            let text = engine.encode([prefix.as_bytes(), secret, b" tail"].concat());
-            assert!(encodings(&s.search(text.as_bytes())).contains(&Encoding::Base64), "behind {prefix:?}");
-        }
-    }
-
-    fn serde_like_json(secret: &[u8]) -> Vec<u8> {
-        String::from_utf8_lossy(secret).replace('\\', "\\\\").replace('"', "\\\"").into_bytes()
-    }
-
-    #[test]
-    fn finds_wrapped_base64_of_a_long_secret() {
-        let secret: Vec<u8> = (0..400u32).map(|i| (i * 7919 % 251) as u8).collect();
-        let text = base64::engine::general_purpose::STANDARD.encode(&secret);
-        for width in [64, 76] {
-            for lead in 0..width {
-                let body: Vec<u8> = std::iter::repeat_n(b'A', lead).chain(text.bytes()).collect();
-                let wrapped: Vec<u8> = body.chunks(width).flat_map(|l| [l, b"\n"].concat()).collect();
-                assert!(!searcher(&secret).search(&wrapped).is_empty(), "width {width}, lead {lead}");
-            }
-        }
-    }
-
-    #[test]
-    fn finds_short_secrets_in_wrapped_and_indented_lines() {
-        let secret = b"correct horse battery staple";
-        let engine = base64::engine::general_purpose::STANDARD;
-        for lead in 0..80 {
-            let body = [&vec![b'.'; lead][..], secret, b" and more of it"].concat();
-            let hex: String = body.iter().map(|b| format!("{b:02x}")).collect();
-            for (text, want) in [(engine.encode(&body), Encoding::Base64), (hex, Encoding::Hex)] {
-                for (width, between) in [(76, "\n"), (64, "\r\n"), (60, "\\n"), (70, "\n      "), (70, "\" +\n  \"")] {
-                    let lines: Vec<&str> =
-                        text.as_bytes().chunks(width).map(|l| std::str::from_utf8(l).unwrap()).collect();
-                    let hits = searcher(secret).search(lines.join(between).as_bytes());
-                    assert_eq!(encodings(&hits), [want], "lead {lead}, width {width}, between {between:?}");
-                }
-            }
-        }
-    }
-
-    #[test]
-    fn a_token_in_a_configuration_file_is_a_secret_alone() {
-        let npmrc = b"registry=https://registry.example.com/\n//registry.example.com/:_authToken=Zx81abcDEF0123456789ghi\nalways-auth=true\n";
-        let s = searcher(npmrc);
-        assert_eq!(encodings(&s.search(b"token: Zx81abcDEF0123456789ghi.")), [Encoding::Part]);
-        assert!(s.search(b"registry=https://registry.example.com/\nalways-auth=true\n").is_empty());
-    }
-
-    #[test]
-    fn what_is_public_or_common_proves_nothing() {
-        let public = b"the public half 0123456789 of a key ABCDEF 0123456789 abcdef, long enough for a line of its own";
-        let engine = base64::engine::general_purpose::STANDARD;
-        let shown = engine.encode(public);
-        let file =
-            format!("-----BEGIN KEY-----\n{shown}\nU0VDUkVUIHBhcnQgb2YgaXQgMDEyMzQ1Njc4OQ==\n-----END KEY-----\n");
-        let secret = Secret::new("k", Origin::SshKey, file.as_bytes()).with_public_part(&public[..]);
-        let s = Searcher::new(&[secret], false);
-        assert!(s.search(shown.as_bytes()).is_empty(), "the public key is in the private one's file");
-        assert_eq!(encodings(&s.search(b"x U0VDUkVUIHBhcnQgb2YgaXQgMDEyMzQ1Njc4OQ== y")), [Encoding::Part]);
-        // Another file of the same kind in base64.
-        let other = engine.encode("-----BEGIN KEY-----\nc29tZXRoaW5nIGVsc2UsIGFzIGxvbmcgYXMgaXQ=\n-----END KEY-----\n");
-        assert!(s.search(other.as_bytes()).is_empty());
-    }
-
-    #[test]
-    fn many_secrets_are_found_as_well() {
-        let secrets: Vec<Secret> = (0..200)
-            .map(|i| Secret::new(format!("s{i}"), Origin::Secret, format!("value number {i:03} of many")))
-            .collect();
-        let s = Searcher::new(&secrets, true);
-        let hits = s.search(b"x value number 123 of many, and dmFsdWUgbnVtYmVyIDA3NyBvZiBtYW55 y");
-        let names: Vec<&HitKind> = hits.iter().map(|h| &h.kind).collect();
-        assert!(
-            matches!(&names[..], [HitKind::Secret { name: a, encoding: Encoding::Plain, .. }, HitKind::Secret { name: b, encoding: Encoding::Base64, .. }] if a == "s123" && b == "s77"),
-            "{names:?}"
-        );
-    }
-
-    #[test]
-    fn a_line_of_a_private_key_is_enough() {
-        let key = "-----BEGIN OPENSSH PRIVATE KEY-----\nb3BlbnNzaC1rZXktdjEAAAAABG5vbmUAAAAEbm9uZQAAAAAAAAABAAAAMwAAAAtzc2gtZW\nQyNTUxOQAAACDcMPG1Q9n8Zl0W1n4bq2m7r8yq0d8M2n3b1u5w7x9zAQAAAJj1lK1N9ZS\n-----END OPENSSH PRIVATE KEY-----\n";
-        let s = searcher(key.as_bytes());
-        let hits = s.search(b"x QyNTUxOQAAACDcMPG1Q9n8Zl0W1n4bq2m7r8yq0d8M2n3b1u5w7x9zAQAAAJj1lK1N9ZS y");
-        assert_eq!(encodings(&hits), [Encoding::Part]);
-        let common = s.search(b"b3BlbnNzaC1rZXktdjEAAAAABG5vbmUAAAAEbm9uZQAAAAAAAAABAAAAMwAAAAtzc2gtZW");
-        assert!(encodings(&common).is_empty(), "the part that every key has proves nothing");
-    }
-
-    #[test]
-    fn shapes_need_more_than_their_prefix() {
-        let s = Searcher::new(&[], true);
-        assert!(s.search(b"-----BEGIN PRIVATE KEY----- in the text of a library").is_empty());
-        assert!(s.search(b"MAKIAVELLI AKIASHORT").is_empty());
-        let hits = s.search(b"id=AKIAIOSFODNN7EXAMPLE;");
-        assert_eq!(hits[0].kind, HitKind::Shape(Shape::AwsAccessKey));
-        for (text, shape) in [
-            (
-                r#"{"private_key": "-----BEGIN PRIVATE KEY-----\nMIIEvQIBADANBgkqhkiG9w0BAQEFAASCBKcwggSjAgEAAoIBAQC7\n"#,
-                Shape::PrivateKey,
-            ),
-            (&format!("DefaultEndpointsProtocol=https;AccountKey={}==", "aB3/".repeat(22)), Shape::AzureAccountKey),
-            ("key: sk_live_4eC39HqLyjWDarjtT1zdp7dc", Shape::StripeKey),
-        ] {
-            let hits = s.search(text.as_bytes());
-            assert!(hits.iter().any(|h| h.kind == HitKind::Shape(shape)), "{text}: {hits:?}");
-        }
-    }
-
-    proptest! {
-        #[test]
-        fn cuts_do_not_hide_a_secret(lead in 0usize..5000, cuts in proptest::collection::vec(1usize..3000, 1..40)) {
-            let secret = b"correct horse battery staple";
-            let mut text = vec![b'.'; lead];
-            text.extend_from_slice(secret);
-            text.extend(std::iter::repeat_n(b'.', 700));
-            let mut scan = searcher(secret).scan();
-            let mut rest = text.as_slice();
-            for cut in cuts.iter().cycle() {
-                if rest.is_empty() { break; }
-                let (head, tail) = rest.split_at((*cut).min(rest.len()));
-                scan.feed(head);
-                rest = tail;
-            }
-            let hits = scan.finish();
-            prop_assert_eq!(hits.len(), 1);
-            prop_assert_eq!(hits[0].offset, lead as u64);
-        }
-    }
-}
+mod tests;

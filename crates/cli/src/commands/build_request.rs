@@ -9,6 +9,7 @@ use kiln_engine::request::{BuildRequest, ContextSource, DockerfileSource, OnFind
 use kiln_engine::sshagent::Agent;
 
 use super::build::{self, BuildArgs};
+use super::confirm::stdin;
 use super::parse::{attributes, key_value, platform, reference};
 use super::{build_cache, build_limits, build_output};
 use crate::error::CliError;
@@ -103,7 +104,7 @@ fn is_remote(text: &str) -> bool {
 
 fn context(text: &str) -> ContextSource {
     match text {
-        "-" => ContextSource::Stream(Arc::new(Mutex::new(Some(Box::new(std::io::stdin()))))),
+        "-" => ContextSource::Stream(Arc::new(Mutex::new(Some(stdin("a Dockerfile or an archive"))))),
         t if is_remote(t) => ContextSource::Remote(t.to_owned()),
         t => ContextSource::Local(PathBuf::from(t)),
     }
@@ -117,7 +118,7 @@ fn dockerfile(args: &BuildArgs) -> Result<DockerfileSource> {
         }
         Some("-") => {
             let mut text = Vec::new();
-            std::io::Read::read_to_end(&mut std::io::stdin(), &mut text)
+            std::io::Read::read_to_end(&mut stdin("a Dockerfile"), &mut text)
                 .map_err(|e| CliError::failed(format!("can't read the Dockerfile from standard input: {e}")))?;
             Ok(DockerfileSource::Inline(text))
         }

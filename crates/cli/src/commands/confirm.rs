@@ -1,6 +1,6 @@
-//! The question before something is removed.
+//! What is read from a terminal: the answer before something is removed, a Dockerfile.
 
-use std::io::{IsTerminal, Write};
+use std::io::{IsTerminal, Read, Write};
 
 use crate::error::CliError;
 
@@ -18,4 +18,12 @@ pub fn confirm(warning: &str) -> Result<bool, CliError> {
         }
     }
     Ok(matches!(answer.trim(), "y" | "Y" | "yes"))
+}
+
+/// Standard input. On a terminal nothing else shows that the build waits for `what`.
+pub fn stdin(what: &str) -> Box<dyn Read + Send> {
+    if std::io::stdin().is_terminal() {
+        eprintln!("reading {what} from the terminal; Ctrl-D ends it");
+    }
+    Box::new(std::io::stdin())
 }

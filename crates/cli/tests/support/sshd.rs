@@ -108,6 +108,15 @@ impl Sshd {
         self.git(&["-C", "work", "push", "-q", "-f", "../repo.git", name]);
     }
 
+    /// Adds a branch on which a shell script changed the files or the index.
+    pub fn scripted_branch(&self, name: &str, script: &str) {
+        self.git(&["-C", "work", "checkout", "-q", "-f", "-B", name, "main"]);
+        let done = Command::new("sh").args(["-ec", script]).current_dir(self.dir.join("work")).status().expect("sh");
+        assert!(done.success(), "{script}");
+        self.git(&["-C", "work", "commit", "-q", "-m", name]);
+        self.git(&["-C", "work", "push", "-q", "-f", "../repo.git", name]);
+    }
+
     /// The repository's URL.
     pub fn url(&self) -> String {
         format!("ssh://root@127.0.0.1:{}{}/repo.git", self.port, self.dir.display())

@@ -123,11 +123,31 @@ fn from_stream(engine: &Arc<Engine>, mut reader: Box<dyn Read + Send>, name: &st
         reader.take(MAX_DOCKERFILE as u64).read_to_end(&mut text).map_err(|e| Error::io("read", name, e))?;
         return Ok(Main { directory: None, dockerfile: Some(text), scratch: None, name: name.to_owned() });
     }
+    if let Some(format) = foreign_format(&head) {
+        return Err(Error::request_with_hint(
+            format!("the context {name} has the format {format}, which is not read"),
+            "give a tar archive, plain or with gzip, bzip2, xz or zstd",
+        ));
+    }
     let scratch = engine.store.scratch()?;
     let directory = scratch.path().join("context");
     std::fs::create_dir(&directory).map_err(|e| Error::io("create", &directory, e))?;
     unpack_archive(Box::new(std::io::Cursor::new(head).chain(reader)), &directory)?;
     Ok(Main { directory: Some(directory), dockerfile: None, scratch: Some(scratch), name: name.to_owned() })
+}
+
+/// What archives and compressed files begin with that no context may be.
+fn foreign_format(head: &[u8]) -> Option<&'static str> {
+    const KNOWN: [(&[u8], &str); 7] = [
+        (b"\x04\x22\x4d\x18", "lz4"),
+        (b"PK\x03\x04", "zip"),
+        (b"7z\xbc\xaf\x27\x1c", "7z"),
+        (b"Rar!\x1a", "rar"),
+        (b"LZIP", "lzip"),
+        (b"\x89LZO\0", "lzop"),
+        (b"\x1f\x9d", "compress"),
+    ];
+    KNOWN.iter().find(|(magic, _)| head.starts_with(magic)).map(|(_, name)| *name)
 }
 
 fn from_git(engine: &Arc<Engine>, git: &GitAccess, text: &str) -> Result<Main> {

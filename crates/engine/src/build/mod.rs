@@ -31,7 +31,7 @@ use crate::engine::Engine;
 use crate::error::{Error, Result};
 use crate::events::EventSink;
 use crate::plan_source::Meta;
-use crate::request::{BuildRequest, ContextSource, DockerfileSource};
+use crate::request::{BuildRequest, ContextSource, DockerfileSource, OnFinding};
 use crate::resolve::{DebOptions, ResolveOptions, Resolved};
 use crate::secrets::Secrets;
 use crate::steps::Steps;
@@ -99,6 +99,9 @@ fn prepare(
     let secrets = Arc::clone(loaded.git.secrets());
     let known = known_secrets(&request, &secrets)?;
     let steps = steps.masking(Redactor::new(&known));
+    if request.leaks != OnFinding::Off {
+        known.iter().filter_map(Secret::why_not_searchable).for_each(|why| steps.warn(why));
+    }
     engine.unpacker.show(steps.clone());
     let contexts = Arc::clone(&loaded.contexts);
     let options = ResolveOptions {

@@ -1,5 +1,7 @@
 //! From the solved targets to the outputs.
 
+use std::collections::BTreeMap;
+
 use kiln_oci::Digest;
 use kiln_store::Snapshot;
 
@@ -183,6 +185,7 @@ fn assemble_all(
             places: &places,
             lines: &image.history_locations,
             config: &image.config,
+            base: image.base.as_ref().map(|b| &b.config),
             platform: &image.platform,
         };
         images.push(assemble(&ready.job, &parts, format, search, step)?);
@@ -207,17 +210,29 @@ fn search_files(ready: &ReadyJob, roots: &[Snapshot], search: Option<&LeakSearch
     Ok(())
 }
 
+/// Warnings of the same kind that are shown.
+const MOST_WARNINGS: usize = 5;
+
 /// Fails for secrets, warns for what looks like one.
 fn judge(ready: &ReadyJob, search: Option<&LeakSearch>, result: &mut BuildResult) -> Result<()> {
     let leaks = search.map(LeakSearch::finish).unwrap_or_default();
     if ready.request.leaks == OnFinding::Fail && leaks.iter().any(Leak::is_secret) {
         return Err(Error::Leaks(leaks.into_iter().filter(Leak::is_secret).collect()));
     }
-    for leak in leaks {
-        if !result.leaks.contains(&leak) {
+    // The first of each kind in full: keys for tests may be in hundreds of files.
+    let mut counts: BTreeMap<String, usize> = BTreeMap::new();
+    for leak in leaks.into_iter().filter(|l| !result.leaks.contains(l)).collect::<Vec<_>>() {
+        let count = counts.entry(leak.subject()).or_default();
+        *count += 1;
+        if *count <= MOST_WARNINGS {
             ready.steps.warn(format!("{}: {}", leak.describe(), leak.remedy()));
-            result.leaks.push(leak);
         }
+        result.leaks.push(leak);
+    }
+    for (subject, count) in counts.into_iter().filter(|(_, count)| *count > MOST_WARNINGS) {
+        let Some(leak) = result.leaks.iter().find(|l| l.subject() == subject) else { continue };
+        let more = count - MOST_WARNINGS;
+        ready.steps.warn(format!("{} is in {more} more; `kiln check-leaks` lists them all", leak.what()));
     }
     Ok(())
 }
@@ -235,24 +250,24 @@ fn layer_places(ready: &ReadyJob, image: &kiln_frontend::Image, layers: usize) -
 /// The names of the steps whose layers are on top of the base's: walking down from the root, each exec or file vertex
 /// made one.
 fn own_steps(ready: &ReadyJob, image: &kiln_frontend::Image) -> Vec<String> {
+    let vertices = ready.graph.vertices();
+    let place = |vertex: &kiln_graph::Vertex| {
+        let name = ready.steps.shown(&vertex.meta.name);
+        match &vertex.meta.location {
+            Some(location) => format!("{name} ({}:{})", location.file, location.start_line),
+            None => name,
+        }
+    };
     let mut names = Vec::new();
     let mut next = image.root.map(|e| e.vertex);
     while let Some(id) = next {
-        let vertex = &ready.graph.vertices()[id.index()];
-        let place = match &vertex.meta.location {
-            Some(location) => {
-                format!("{} ({}:{})", ready.steps.shown(&vertex.meta.name), location.file, location.start_line)
-            }
-            None => ready.steps.shown(&vertex.meta.name),
-        };
-        match &vertex.op {
+        let vertex = &vertices[id.index()];
+        let made = match &vertex.op {
             kiln_graph::Op::Source(_) => break,
-            kiln_graph::Op::Merge(_) => {
-                let made = vertex.inputs.last().map(|e| &ready.graph.vertices()[e.vertex.index()]);
-                names.push(made.map_or(place, |v| v.meta.name.clone()));
-            }
-            _ => names.push(place),
-        }
+            kiln_graph::Op::Merge(_) => vertex.inputs.last().map_or(vertex, |e| &vertices[e.vertex.index()]),
+            _ => vertex,
+        };
+        names.push(place(made));
         next = vertex.inputs.first().map(|e| e.vertex);
     }
     names.reverse();

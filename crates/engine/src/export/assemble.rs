@@ -14,6 +14,7 @@ use super::ahead::Early;
 use crate::build::Job;
 use crate::cache::InlineRecords;
 use crate::error::{Error, Result};
+use crate::events::Stream;
 use crate::leaks::{BASE_IMAGE, LeakSearch};
 use crate::pack::{PackOptions, Packed, growing_key};
 use crate::request::{AnnotationTarget, LayerFormat};
@@ -47,6 +48,8 @@ pub struct Parts<'a> {
     pub lines: &'a [Location],
     /// The config without layers.
     pub config: &'a ImageConfig,
+    /// That of the base image.
+    pub base: Option<&'a ImageConfig>,
     /// The platform.
     pub platform: &'a Platform,
     /// Keys of the layers, for builds that take the image as a cache.
@@ -64,6 +67,7 @@ pub fn assemble(
     step: &Step,
 ) -> Result<Assembled> {
     let packed = pack_all(job, parts, format, search, step)?;
+    say_what_is_not_searched(job, parts.snapshot, search, step)?;
     let mut config = parts.config.clone();
     config.rootfs.diff_ids = packed.iter().map(|p| p.diff_id).collect();
     set_times(&mut config, parts.created, job.request.source_date_epoch);
@@ -89,7 +93,7 @@ pub fn assemble(
     };
     let manifest_bytes = serde_json::to_vec(&manifest).map_err(|e| Error::request(e.to_string()))?;
     if let Some(search) = search {
-        search.config(&config_bytes, &config, parts.lines);
+        search.config(&config_bytes, &config, parts.base, parts.lines);
         search.value("the manifest", &manifest_bytes);
     }
     job.engine.store.content().put(&config_bytes)?;
@@ -153,6 +157,23 @@ fn pack_all(
         packed[index] = Some(one);
     }
     Ok(packed.into_iter().flatten().collect())
+}
+
+/// What never was here is not fetched to be searched: a base has this build's secrets only if they were in an image before.
+fn say_what_is_not_searched(job: &Job, snapshot: &Snapshot, search: Option<&LeakSearch>, step: &Step) -> Result<()> {
+    if search.and_then(LeakSearch::of_base).is_none() {
+        return Ok(());
+    }
+    let mut count = 0;
+    for id in &snapshot.0 {
+        count += usize::from(!job.engine.store.layers().get(id)?.unpacked);
+    }
+    if count > 0 {
+        let layers = if count == 1 { "1 layer was" } else { &format!("{count} layers were") };
+        let line = format!("{layers} never fetched and so not searched for secrets; `kiln check-leaks` does that\n");
+        step.log(Stream::Stdout, line.as_bytes());
+    }
+    Ok(())
 }
 
 fn remotes(job: &Job, snapshot: &Snapshot) -> Result<BTreeMap<Digest, String>> {
