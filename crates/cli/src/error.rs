@@ -166,9 +166,14 @@ fn step_error(step: StepError, output_shown: bool) -> CliError {
             let nested = CliError::from(*cause);
             CliError { message: format!("{name}{place}: {}", nested.message), ..nested }
         }
-        cause => CliError::failed(format!("{name}{place} {cause}")).with_hint(
-            "`kiln logs` shows the whole output; the same command with --on-error=shell opens a shell where it failed",
-        ),
+        cause => {
+            let is_full = step.output.iter().any(|line| line.contains("No space left on device"));
+            CliError::failed(format!("{name}{place} {cause}")).with_hint(if is_full {
+                "if the disk of kiln's store is full: `kiln system df` shows what uses the space, `kiln prune` frees it"
+            } else {
+                "`kiln logs` shows the whole output; the same command with --on-error=shell opens a shell where it failed"
+            })
+        }
     }
 }
 
@@ -186,9 +191,21 @@ fn chain(error: &dyn std::error::Error) -> String {
     text
 }
 
+/// Whether there was no room, wherever that was noticed.
+fn is_disk_full(error: &Error) -> bool {
+    use std::io::ErrorKind::{QuotaExceeded, StorageFull};
+    let io = |e: &(dyn std::error::Error + 'static)| {
+        e.downcast_ref().is_some_and(|e: &std::io::Error| matches!(e.kind(), StorageFull | QuotaExceeded))
+    };
+    let causes = std::iter::successors(std::error::Error::source(error), |e| e.source());
+    matches!(error, Error::Store(kiln_engine::store::Error::DiskFull { .. })) || causes.into_iter().any(io)
+}
+
 fn hint(error: &Error) -> Option<String> {
     match error {
-        Error::Store(kiln_engine::store::Error::DiskFull { .. }) => {
+        // A file of the user's own, such as an archive.
+        Error::Io { .. } if is_disk_full(error) => Some("make room there, or choose another place".to_owned()),
+        _ if is_disk_full(error) => {
             Some("`kiln system df` shows what uses the space, `kiln prune` frees it".to_owned())
         }
         Error::Store(

@@ -250,28 +250,53 @@ fn a_full_disk_is_one_clear_error() {
         return;
     }
     let Some(mut s) = Sandbox::new(&format!("{BASE}RUN dd if=/dev/zero of=/big bs=1M count=64\n")) else { return };
-    // A small file system of its own, in a mount namespace of its own, that goes when the build ends.
+    s.file("big/Dockerfile", "FROM scratch\nCOPY noise /\n");
+    s.file("big/noise", vec![7; 30 << 20]);
+    s.file("small/Dockerfile", format!("{BASE}RUN dd if=/dev/zero of=/some bs=1M count=5\n"));
+    std::fs::copy(BUSYBOX, s.ctx().join("small/busybox")).unwrap();
+    // A small file system of its own, in a mount namespace of its own, that goes with the script.
     let small = s.path("small");
     std::fs::create_dir(&small).unwrap();
     s.env("KILN_ROOT", small.join("store").to_str().unwrap());
-    let script = format!(
-        "mount -t tmpfs -o size=24m x {} && exec {} build --progress=plain ctx",
-        small.display(),
-        env!("CARGO_BIN_EXE_kiln")
-    );
+    let script = r#"
+        mount -t tmpfs -o size=24m x $SMALL || exit 77
+        step() { echo "== $1"; shift; "$@"; echo "code $?"; }
+        exec 2>&1
+        step run $KILN build --progress=plain ctx
+        step copy $KILN build --progress=plain ctx/big
+        step ok $KILN build --progress=plain -t ok ctx/small
+        head -c 30000000 /dev/zero > $SMALL/fill
+        step build $KILN build --progress=plain --no-cache ctx/small
+        step output $KILN build --progress=plain -o type=oci,dest=$SMALL/o.tar ctx/small
+        step save $KILN save -o $SMALL/o.tar ok
+        step images $KILN images
+        step prune $KILN prune -af
+        rm $SMALL/fill
+        step again $KILN build --progress=plain ctx/small
+        ls -A $SMALL $SMALL/store/tmp
+    "#;
+    let template = s.command([""; 0]);
     let mut command = Command::new("unshare");
-    command
-        .args(["-m", "sh", "-c", &script])
-        .current_dir(s.path(""))
-        .env("KILN_ROOT", small.join("store"))
-        .env("HOME", s.path("home"));
-    let run: Run = command.output().unwrap().into();
-    if run.stderr.contains("unshare failed") || run.stderr.contains("mount:") {
-        eprintln!("SKIPPED: no mount namespace: {}", run.stderr);
+    command.args(["-m", "sh", "-c", script]).current_dir(s.path("")).env_clear();
+    command.envs(template.get_envs().filter_map(|(k, v)| Some((k, v?))));
+    command.env("SMALL", &small).env("KILN", env!("CARGO_BIN_EXE_kiln"));
+    let output = command.stderr(Stdio::null()).output().unwrap();
+    if output.status.code() == Some(77) || output.stdout.is_empty() {
+        eprintln!("SKIPPED: no mount namespace");
         return;
     }
-    let run = run.fails(1);
-    assert!(run.stderr.contains("space"), "{}", run.stderr);
+    let said = String::from_utf8_lossy(&output.stdout).into_owned();
+    let part = |name: &str| said.split("== ").find(|p| p.starts_with(&format!("{name}\n"))).unwrap_or_default();
+    for name in ["run", "copy", "build", "output", "save"] {
+        let part = part(name);
+        assert!(part.contains("code 1\n") && part.to_lowercase().contains("no space left"), "{name}: {said}");
+        assert!(part.contains("hint: ") && part.matches("error: ").count() <= 2, "{name}: {said}");
+    }
+    for name in ["ok", "images", "prune", "again"] {
+        assert!(part(name).contains("code 0\n"), "{name}: {said}");
+    }
+    let store = format!("{}/store/tmp:\n", small.display());
+    assert!(said.ends_with(&store) && !said.contains("o.tar\n"), "{said}");
 }
 
 /// An overlay file system like the root of most containers; unmounted at the end.

@@ -150,10 +150,12 @@ impl Store {
     /// Removes what nothing leads to, then evicts cache records, cache mounts, source caches and images, the least recently used first, until
     /// the policy's budget is met. Without limits, evicts all that its filters accept.
     pub fn gc(&self, policy: &PrunePolicy) -> Result<Report> {
+        self.use_reserve();
         let _run = self.lock("gc-run", &mut || {})?;
         let mut collector = Collector::new(self)?;
         collector.unreferenced()?;
         collector.evict(policy)?;
+        crate::store::reserve(self.root());
         Ok(collector.report)
     }
 }

@@ -13,6 +13,7 @@
 //!   tmp/<session>.<n>…        drafts of that process; tmp/partial.<digest> is a download that can resume
 //!                             tmp/new.<session> is a lease file that is not locked yet
 //!   locks/<name>              flock(2)ed; the file is removed by the holder
+//!   reserve                   a little of the disk, given back when a collection needs room to write
 //!   builds/<id>.log           full output of a build
 //!   mounts/<hash>/<n>/fs      cache mounts (<hash> is over the id: an id is never a path); <n>.lock beside it
 //!   sources/<kind>/…          caches that sources own (git, deb, …); users of a kind hold locks/sources.<kind>

@@ -99,6 +99,11 @@ impl Store {
         &self.0
     }
 
+    /// To be called before something is removed: gives back the little space that is kept for it, until the next collection.
+    pub fn use_reserve(&self) {
+        _ = fs::remove_file(self.root().join("reserve"));
+    }
+
     /// The state directory.
     pub fn root(&self) -> &Path {
         &self.0.root
@@ -242,7 +247,22 @@ fn create(root: &Path) -> Result<Db> {
     let _lock = lock::lock(lock::path_of(&root.join("locks"), "init"), &mut || {})?;
     write_once(&root.join("content/oci-layout"), br#"{"imageLayoutVersion":"1.0.0"}"#)?;
     write_once(&root.join("content/index.json"), index::EMPTY.as_bytes())?;
+    reserve(root);
     Db::create(root)
+}
+
+/// What a collection needs to write before it has freed anything: the journal of the database.
+const RESERVE: u64 = 1 << 20;
+
+/// Keeps a little of the disk, so that a full one can be made emptier. Without it that may fail, and nothing else.
+pub(crate) fn reserve(root: &Path) {
+    let path = root.join("reserve");
+    if !path.exists()
+        && let Ok(file) = fs::File::create_new(&path)
+        && rustix::fs::fallocate(&file, rustix::fs::FallocateFlags::empty(), 0, RESERVE).is_err()
+    {
+        _ = fs::remove_file(&path);
+    }
 }
 
 fn write_once(path: &Path, bytes: &[u8]) -> Result<()> {

@@ -38,6 +38,7 @@ pub struct ImagePruneArgs {
 /// Removes the images.
 pub fn run(args: &ImagePruneArgs, environment: &Environment) -> Result<ExitCode, CliError> {
     let store = environment.store()?;
+    store.use_reserve();
     let filters = ImageFilter::parse(&args.filters, &["until", "label", "dangling"], &store)?;
     let warning = match args.all {
         true => "This will remove all images that nothing uses.",

@@ -59,6 +59,7 @@ pub fn run_of_cache(args: &PruneArgs, environment: &Environment) -> Result<ExitC
 
 fn prune(args: &PruneArgs, environment: &Environment, images: bool) -> Result<ExitCode, CliError> {
     let store = environment.store()?;
+    store.use_reserve();
     let (mut policy, image_filters) = policy(args, &store)?;
     if !images {
         policy.images = false;

@@ -36,6 +36,7 @@ pub struct RmiArgs {
 /// Removes what is named, then the content that nothing leads to.
 pub fn run(args: &RmiArgs, environment: &Environment) -> Result<ExitCode, CliError> {
     let store = environment.store()?;
+    store.use_reserve();
     let mut failed: Option<CliError> = None;
     let mut gone = false;
     for text in &args.images {

@@ -72,7 +72,10 @@ pub fn with_writer(dest: &Destination, write: impl FnOnce(&mut dyn Write) -> Res
                 1 << 20,
                 temporary.as_file().try_clone().map_err(|e| Error::io("open", path, e))?,
             );
-            write(&mut out)?;
+            write(&mut out).map_err(|e| match e {
+                Error::Store(kiln_store::Error::Output(e)) => Error::io("write", path, e),
+                other => other,
+            })?;
             out.flush().map_err(|e| Error::io("write", path, e))?;
             set_default_mode(temporary.as_file());
             temporary.persist(path).map_err(|e| Error::io("create", path, e.error))?;
