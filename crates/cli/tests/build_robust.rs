@@ -28,22 +28,6 @@ fn until(s: &Sandbox, mark: &str) -> (Child, std::thread::JoinHandle<String>) {
     (child, rest)
 }
 
-/// Whether a process anywhere has this word among its arguments.
-fn process_with(word: &str) -> bool {
-    let processes = std::fs::read_dir("/proc").unwrap().flatten();
-    processes
-        .filter_map(|p| std::fs::read(p.path().join("cmdline")).ok())
-        .any(|c| String::from_utf8_lossy(&c).split('\0').any(|a| a == word))
-}
-
-fn wait_until(what: &str, mut done: impl FnMut() -> bool) {
-    let start = Instant::now();
-    while !done() {
-        assert!(start.elapsed() < Duration::from_secs(10), "{what}");
-        std::thread::sleep(Duration::from_millis(10));
-    }
-}
-
 #[test]
 fn sleeping_stages_run_in_parallel() {
     let stages: String = (0..12).map(|i| format!("FROM base AS s{i}\nRUN sleep 1 && echo {i} > /r{i}\n")).collect();

@@ -252,7 +252,7 @@ fn create(root: &Path) -> Result<Db> {
 }
 
 /// What a collection needs to write before it has freed anything: the journal of the database.
-const RESERVE: u64 = 1 << 20;
+const RESERVE: u64 = 256 << 10;
 
 /// Keeps a little of the disk, so that a full one can be made emptier. Without it that may fail, and nothing else.
 pub(crate) fn reserve(root: &Path) {

@@ -232,9 +232,9 @@ pub(crate) fn at_most(store: &Store) -> Result<u64> {
     Ok(bytes + database(root))
 }
 
-/// Allocated bytes of the database.
+/// Allocated bytes of the database, and of what is kept for it.
 fn database(root: &Path) -> u64 {
-    let files = ["kiln.db", "kiln.db-wal", "kiln.db-shm"];
+    let files = ["reserve", "kiln.db", "kiln.db-wal", "kiln.db-shm"];
     files.iter().map(|file| fs::metadata(root.join(file)).map_or(0, |m| m.blocks() * 512)).sum()
 }
 

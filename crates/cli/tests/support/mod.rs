@@ -308,3 +308,21 @@ pub fn files_with(dir: &Path, bytes: &[u8]) -> Vec<PathBuf> {
     }
     found
 }
+
+/// Whether a process anywhere has this word among its arguments.
+pub fn process_with(word: &str) -> bool {
+    let processes = std::fs::read_dir("/proc").expect("/proc").flatten();
+    processes
+        .filter_map(|p| std::fs::read(p.path().join("cmdline")).ok())
+        .any(|c| String::from_utf8_lossy(&c).split('\0').any(|a| a == word))
+}
+
+/// Polls until something is so.
+#[track_caller]
+pub fn wait_until(what: &str, mut done: impl FnMut() -> bool) {
+    let start = std::time::Instant::now();
+    while !done() {
+        assert!(start.elapsed() < std::time::Duration::from_secs(20), "{what}");
+        std::thread::sleep(std::time::Duration::from_millis(10));
+    }
+}

@@ -112,7 +112,9 @@ fn prepare(
         deb: deb_options(&request, &contexts),
     };
     let resolved = Arc::new(Resolved::new(Arc::clone(engine), steps.clone(), options));
-    let lowered = lower(engine, &request, &loaded.dockerfile, &resolved)?;
+    let lowered = lower(engine, &request, &loaded.dockerfile, &resolved);
+    // Whatever was being asked for then is not to blame.
+    let lowered = lowered.map_err(|e| if cancel.is_cancelled() { Error::Cancelled } else { e })?;
     checks::report(&request, &loaded, &lowered, &steps)?;
     epoch_of_context(&request, &steps)?;
     let targets: Vec<VertexId> = lowered.images.iter().filter_map(|i| i.root.map(|e| e.vertex)).collect();
