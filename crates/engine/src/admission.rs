@@ -79,7 +79,7 @@ impl Drop for Permit<'_> {
 }
 
 /// Whether a process or one of its descendants runs, or waits for a disk. What can't be read counts as awake.
-fn is_awake(pid: i32) -> bool {
+pub(crate) fn is_awake(pid: i32) -> bool {
     let mut pending = vec![pid];
     let mut seen = 0;
     while let Some(pid) = pending.pop() {

@@ -98,6 +98,8 @@ pub struct Started {
     pub pidfd: OwnedFd,
     /// The controlling side of its terminal, if it was to have one.
     pub terminal: Option<OwnedFd>,
+    /// Limits that it has not, because this machine has no control group for them.
+    pub not_enforced: Vec<NotEnforced>,
     entrances: Entrances,
 }
 
@@ -140,7 +142,8 @@ impl Executor {
         let group = self.group(&spec)?;
         let entrances = group.as_ref().map(Group::entrances).unwrap_or_default();
         let (prepared, stubs) = self.prepare(spec, &entrances);
-        let on_started = |started| on_started(Started { entrances, ..started });
+        let not_enforced = group.as_ref().map(|g| g.not_enforced().to_vec()).unwrap_or_default();
+        let on_started = |started| on_started(Started { entrances, not_enforced, ..started });
         let result = prepared.and_then(|(request, fds)| self.execute(&request, fds, on_started, cancel));
         let stubs_removed = stubs.map(Stubs::remove).unwrap_or_default();
         let mut exit = result?;
@@ -343,7 +346,13 @@ fn understand(packet: wire::Packet) -> Result<Answer> {
         answer::STARTED => {
             let pid = d.i32().map_err(malformed)?;
             let pidfd = fds.next().ok_or_else(|| malformed(wire::Malformed))?;
-            Ok(Answer::Started(Started { pid, pidfd, terminal: fds.next(), entrances: Entrances::default() }))
+            Ok(Answer::Started(Started {
+                pid,
+                pidfd,
+                terminal: fds.next(),
+                not_enforced: Vec::new(),
+                entrances: Entrances::default(),
+            }))
         }
         answer::FAILED => StartError::decode(&mut d).map(Answer::Failed).map_err(malformed),
         answer::EXITED => exited(&mut d).map(Answer::Exited).map_err(malformed),

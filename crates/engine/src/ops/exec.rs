@@ -4,16 +4,21 @@ use std::ffi::OsString;
 use std::io::{PipeReader, Read};
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicI32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
-use kiln_executor::{Exit, Limits, Network, Pretended, ProcessSpec, Security, Stdio, Terminal, Ulimit, User};
+use kiln_executor::{
+    Exit, Limits, Network, NotEnforced, Pretended, ProcessSpec, Security, Started, Stdio, Terminal, Ulimit, User,
+};
 use kiln_graph::{ExecOp, NetworkMode, SecurityMode, Vertex};
 use kiln_rootfs::claim::Before;
 use kiln_rootfs::{Owner, Ownership, Root, Target, ids};
 use kiln_store::Snapshot;
-use rustix::event::{PollFd, PollFlags};
+use rustix::event::{PollFd, PollFlags, Timespec};
 
 use super::mounts::Mounts;
+use crate::admission::is_awake;
 use crate::build::Job;
 use crate::debug::{OnFailure, Shell};
 use crate::error::{Cause, Error, Result, StepError};
@@ -24,6 +29,12 @@ use crate::value::Value;
 
 /// Lines of output that are shown again when a step fails.
 const TAIL: usize = 20;
+/// A step that says nothing and does nothing for this long is named.
+const HUNG_AFTER: Duration = Duration::from_secs(300);
+/// How often, and how far apart, it is made sure that it does nothing.
+const LOOKS: u32 = 10;
+const LOOK_AGAIN: Duration = Duration::from_millis(20);
+
 /// Runs the process; what it wrote to its root becomes the new layer.
 pub fn run(job: &Job, vertex: &Vertex, op: &ExecOp, inputs: &[Value], step: &Step) -> Result<Snapshot> {
     let permit = job.admission.enter();
@@ -42,12 +53,17 @@ pub fn run(job: &Job, vertex: &Vertex, op: &ExecOp, inputs: &[Value], step: &Ste
     if job.engine.ownership == Ownership::Recorded {
         mounts.for_single_id(&root)?;
     }
-    let output = Output::new(job, step)?;
+    let output = Output::new(job, vertex, step)?;
     let mut spec = process(job, op, &root, &mounts)?;
     (spec.stdout, spec.stderr) = output.take_writers();
     let claim = Claim::prepare(job, &spec.user, draft.fs())?;
     spec.mounts = std::mem::take(&mut mounts.list);
-    let exit = job.engine.executor()?.run(spec, |started| permit.started(started.pid), &job.cancel);
+    let started = |started: Started| {
+        permit.started(started.pid);
+        output.pid.store(started.pid, Ordering::Relaxed);
+        tell_not_enforced(job, &started.not_enforced);
+    };
+    let exit = job.engine.executor()?.run(spec, started, &job.cancel);
     let tail = output.finish();
     // Caches are free again: a shell wants them, too.
     drop(mounts);
@@ -56,9 +72,6 @@ pub fn run(job: &Job, vertex: &Vertex, op: &ExecOp, inputs: &[Value], step: &Ste
         Err(kiln_executor::Error::Cancelled) => return Err(Error::Cancelled),
         Err(error) => return Err(failure(job, vertex, Cause::Other(Box::new(error.into())), tail)),
     };
-    for limit in &exit.not_enforced {
-        job.steps.warn(format!("{}: {} is not enforced: {}", vertex.meta.name, limit.limit, limit.reason));
-    }
     let unclaimed = claim.map(Claim::finish).transpose()?;
     tell_pretended(job, vertex, &exit.pretended, unclaimed);
     let checked = check(job, vertex, op, &exit, tail);
@@ -92,6 +105,18 @@ impl Claim {
     fn finish(self) -> Result<u64> {
         Ok(self.before.claim(&self.upper, self.owner)?)
     }
+}
+
+/// Says, once in a build and before it matters, which limits the steps do not have.
+fn tell_not_enforced(job: &Job, limits: &[NotEnforced]) {
+    if limits.is_empty() {
+        return;
+    }
+    job.told_limits.call_once(|| {
+        for NotEnforced { limit, reason } in limits {
+            job.steps.warn(format!("the limit {limit} of RUN steps is not enforced: {reason}"));
+        }
+    });
 }
 
 /// Says, once in a build, what a step was told but the kernel did not do.
@@ -263,6 +288,8 @@ struct Output {
     writers: Mutex<Option<(OwnedFd, OwnedFd)>>,
     reader: std::thread::JoinHandle<()>,
     tail: Arc<Mutex<Tail>>,
+    /// The first process, once there is one.
+    pid: Arc<AtomicI32>,
 }
 
 #[derive(Default)]
@@ -272,8 +299,7 @@ struct Tail {
 }
 
 impl Output {
-    fn new(job: &Job, step: &Step) -> Result<Self> {
-        let tail: Arc<Mutex<Tail>> = Arc::default();
+    fn new(job: &Job, vertex: &Vertex, step: &Step) -> Result<Self> {
         let pipe = || std::io::pipe().map_err(|e| Error::io("open", "a pipe", e));
         let ((stdout, for_stdout), (stderr, for_stderr)) = (pipe()?, pipe()?);
         let readers = [(Stream::Stdout, stdout), (Stream::Stderr, stderr)].map(|(stream, pipe)| Reader {
@@ -281,9 +307,16 @@ impl Output {
             pipe,
             redactor: job.redactor.another(),
         });
-        let log = Log { steps: job.steps.clone(), id: step.id(), tail: Arc::clone(&tail) };
-        let reader = std::thread::spawn(move || log.pump(readers.into()));
-        Ok(Self { writers: Mutex::new(Some((for_stdout.into(), for_stderr.into()))), reader, tail })
+        let (tail, pid): (Arc<Mutex<Tail>>, Arc<AtomicI32>) = Default::default();
+        let log = Log {
+            steps: job.steps.clone(),
+            id: step.id(),
+            name: job.steps.shown(&vertex.meta.name),
+            tail: Arc::clone(&tail),
+            pid: Arc::clone(&pid),
+        };
+        let reader = std::thread::spawn(move || log.pump(readers.into(), HUNG_AFTER));
+        Ok(Self { writers: Mutex::new(Some((for_stdout.into(), for_stderr.into()))), reader, tail, pid })
     }
 
     fn take_writers(&self) -> (Stdio, Stdio) {
@@ -308,7 +341,9 @@ impl Output {
 struct Log {
     steps: crate::steps::Steps,
     id: crate::events::StepId,
+    name: String,
     tail: Arc<Mutex<Tail>>,
+    pid: Arc<AtomicI32>,
 }
 
 /// One stream of the process.
@@ -319,17 +354,40 @@ struct Reader {
 }
 
 impl Log {
-    /// Reads both streams to their ends.
-    fn pump(&self, mut readers: Vec<Reader>) {
+    /// Reads both streams to their ends. A step that is silent for so long, and sleeps, is named once.
+    fn pump(&self, mut readers: Vec<Reader>, hung_after: Duration) {
         let mut buffer = vec![0; 16 << 10];
+        let mut timeout = Timespec::try_from(hung_after).ok();
         while !readers.is_empty() {
             let mut fds: Vec<_> = readers.iter().map(|r| PollFd::new(&r.pipe, PollFlags::IN)).collect();
             // If it was interrupted nothing is known of any: a read of an idle one would wait.
-            let polled = rustix::event::poll(&mut fds, None);
+            let polled = rustix::event::poll(&mut fds, timeout.as_ref());
+            if polled == Ok(0) && self.tell_hung(hung_after) {
+                timeout = None;
+            }
             let ready: Vec<bool> = fds.iter().map(|fd| polled.is_ok() && !fd.revents().is_empty()).collect();
             let mut ready = ready.into_iter();
             readers.retain_mut(|reader| !ready.next().unwrap_or(false) || self.read(reader, &mut buffer));
         }
+    }
+
+    fn tell_hung(&self, silent: Duration) -> bool {
+        let pid = self.pid.load(Ordering::Relaxed);
+        // More than one look: what computes also sleeps now and then.
+        let mut looks = 0..LOOKS;
+        let sleeps = pid != 0
+            && looks.all(|_| {
+                std::thread::sleep(LOOK_AGAIN);
+                !is_awake(pid)
+            });
+        if sleeps {
+            let minutes = silent.as_secs().div_ceil(60);
+            self.steps.warn(format!(
+                "{} may hang: for {minutes} min it has written nothing, and all its processes sleep",
+                self.name
+            ));
+        }
+        sleeps
     }
 
     /// Reads once from a stream that has something. Returns false at its end.
@@ -367,5 +425,47 @@ impl Tail {
                 }
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::process::Command;
+
+    use super::*;
+    use crate::events::{Event, EventSink};
+
+    #[derive(Default)]
+    struct Warnings(Mutex<Vec<String>>);
+
+    impl EventSink for Warnings {
+        fn event(&self, event: Event) {
+            if let Event::Warning(text) = event {
+                self.0.lock().unwrap().push(text);
+            }
+        }
+    }
+
+    #[test]
+    fn a_step_that_says_and_does_nothing_is_named_once() {
+        let warnings: Arc<Warnings> = Arc::default();
+        let mut sleeping = Command::new("sleep").arg("60").spawn().unwrap();
+        let steps = crate::steps::Steps::new(warnings.clone());
+        let id = steps.begin("step").id();
+        let pid = Arc::new(AtomicI32::new(sleeping.id() as i32));
+        let log = Log { steps, id, name: "[2/2] RUN wait".into(), tail: Arc::default(), pid };
+        let (pipe, writer) = std::io::pipe().unwrap();
+        let redactor = kiln_secrets::Redactor::new(&[]);
+        let reader = Reader { stream: Stream::Stdout, pipe, redactor };
+        let pump = std::thread::spawn(move || log.pump(vec![reader], Duration::from_millis(1)));
+        while warnings.0.lock().unwrap().is_empty() {
+            std::thread::yield_now();
+        }
+        drop(writer);
+        pump.join().unwrap();
+        sleeping.kill().unwrap();
+        sleeping.wait().unwrap();
+        let said = warnings.0.lock().unwrap().clone();
+        assert!(said.len() == 1 && said[0].starts_with("[2/2] RUN wait may hang"), "{said:?}");
     }
 }

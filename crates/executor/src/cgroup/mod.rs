@@ -311,6 +311,11 @@ impl Group {
         pairs.find(|pair| pair[0] == "oom_kill").and_then(|pair| pair[1].parse().ok()).unwrap_or(0)
     }
 
+    /// Limits that are not in force.
+    pub fn not_enforced(&self) -> &[NotEnforced] {
+        &self.not_enforced
+    }
+
     pub fn into_not_enforced(mut self) -> Vec<NotEnforced> {
         std::mem::take(&mut self.not_enforced)
     }
