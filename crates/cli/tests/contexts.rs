@@ -139,6 +139,8 @@ fn git_urls_in_every_form() {
         ("#main", main),
         ("#dev", on_dev),
         ("#refs/heads/dev", on_dev),
+        ("#heads/dev", on_dev),
+        ("#tags/v1", tagged),
         ("#v1", tagged),
         ("#v2", tagged),
         (&format!("#{v1}"), tagged),

@@ -174,6 +174,8 @@ impl GitFetcher {
             format!("refs/heads/{wanted}"),
             format!("refs/tags/{wanted}^{{}}"),
             format!("refs/tags/{wanted}"),
+            format!("refs/{wanted}^{{}}"),
+            format!("refs/{wanted}"),
             format!("{wanted}^{{}}"),
             wanted.to_owned(),
         ];
