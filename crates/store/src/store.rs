@@ -99,9 +99,12 @@ impl Store {
         &self.0
     }
 
-    /// To be called before something is removed: gives back the little space that is kept for it, until the next collection.
+    /// To be called before something is removed: on a full disk, gives back the little space that is kept for it, until the
+    /// next collection.
     pub fn use_reserve(&self) {
-        _ = fs::remove_file(self.root().join("reserve"));
+        if !self.free_space().is_ok_and(|free| free > RESERVE) {
+            _ = fs::remove_file(self.root().join("reserve"));
+        }
     }
 
     /// The state directory.
