@@ -5,7 +5,7 @@ use std::io::IsTerminal;
 use kiln_engine::error::{Cause, StepError};
 use kiln_engine::leaks::Leak;
 use kiln_engine::rootfs::RootfsError;
-use kiln_engine::{Error, Finding};
+use kiln_engine::{Error, Finding, place_of};
 
 use crate::excerpt;
 
@@ -153,9 +153,7 @@ fn step_error(step: StepError, output_shown: bool) -> CliError {
     if let (Some(source), Some(location)) = (&step.source_text, &step.location) {
         excerpt::lines(source, location);
         // The instruction's text is in the excerpt.
-        let word = |rest: &str| rest.find(' ').unwrap_or(rest.len());
-        let end = name.find("] ").map_or_else(|| word(name), |at| at + 2 + word(&name[at + 2..]));
-        name = &name[..end];
+        name = place_of(name).or_else(|| name.split(' ').next()).unwrap_or(name);
         place = format!(" ({}:{})", location.file, location.start_line);
     }
     if !output_shown {

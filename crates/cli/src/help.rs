@@ -44,9 +44,9 @@ const INSTEAD: [(&[&str], &str); 2] = [
 ];
 
 /// The arguments as clap reads them. Docker's switches also take a value, which scripts make use of: `--pull=$PULL`.
-pub fn arguments(command: &Command, mut words: Vec<OsString>) -> Result<clap::ArgMatches, clap::Error> {
+pub fn arguments(command: &mut Command, mut words: Vec<OsString>) -> Result<clap::ArgMatches, clap::Error> {
     loop {
-        match command.clone().try_get_matches_from(&words) {
+        match command.try_get_matches_from_mut(&words) {
             Err(e) if without_boolean(&e, &mut words) => {}
             Err(mut e) => {
                 suggest(command, &mut e);

@@ -19,8 +19,8 @@ use clap::{CommandFactory, FromArgMatches};
 fn main() -> ExitCode {
     // Before anything else exists in this process: it may be the container helper, or its first process.
     kiln_engine::executor::helper_main_if_requested();
-    let command = help::flowing(commands::Cli::command());
-    let matches = help::arguments(&command, std::env::args_os().collect());
+    let mut command = help::flowing(commands::Cli::command());
+    let matches = help::arguments(&mut command, std::env::args_os().collect());
     let cli = match matches.and_then(|m| commands::Cli::from_arg_matches(&m)) {
         Ok(cli) => cli,
         Err(e) => {

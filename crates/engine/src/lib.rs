@@ -63,4 +63,4 @@ pub use kiln_sshagent as sshagent;
 pub use kiln_store as store;
 pub use pull::Pulled;
 pub use size::human_size;
-pub use steps::{Step, Steps};
+pub use steps::{Step, Steps, place_of};

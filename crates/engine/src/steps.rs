@@ -10,6 +10,14 @@ use kiln_secrets::Redactor;
 use crate::error::Error;
 use crate::events::{Event, EventSink, Outcome, StepId, Stream};
 
+/// `[builder 2/5] RUN` of `[builder 2/5] RUN make`: what stays of a step's name when the command changes. Nothing of a name
+/// without brackets.
+pub fn place_of(name: &str) -> Option<&str> {
+    let at = name.find("] ")? + 2;
+    let word = &name[at..];
+    Some(&name[..at + word.find(' ').unwrap_or(word.len())])
+}
+
 /// Gives out steps.
 #[derive(Clone)]
 pub struct Steps {

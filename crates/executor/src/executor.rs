@@ -60,8 +60,6 @@ pub struct Exit {
     /// It has no control group of its own, ended by SIGKILL (or 137) and meanwhile the kernel killed something
     /// on this machine for lack of memory: probably it.
     pub oom_suspected: bool,
-    /// Limits that were asked for and that this machine could not enforce.
-    pub not_enforced: Vec<NotEnforced>,
     /// Calls that were answered with success without effect, in single-id mode.
     pub pretended: Pretended,
     /// Mount points that were made in the root and removed again.
@@ -150,7 +148,6 @@ impl Executor {
         exit.stubs_removed = stubs_removed;
         if let Some(group) = group {
             exit.oom_killed = group.oom_kills() > 0;
-            exit.not_enforced = group.into_not_enforced();
         }
         Ok(exit)
     }

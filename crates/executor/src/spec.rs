@@ -159,7 +159,7 @@ pub enum Security {
     Insecure,
 }
 
-/// Limits; what the machine cannot enforce is named in [`Exit::not_enforced`](crate::Exit::not_enforced).
+/// Limits; what the machine cannot enforce is named in [`Started::not_enforced`](crate::Started::not_enforced).
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Limits {
     /// Bytes of memory.

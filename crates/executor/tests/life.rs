@@ -191,16 +191,16 @@ fn limits_hold_or_are_reported() {
     let mut s = script(root.path(), "(for i in 1 2 3 4 5 6 7 8 9; do sleep 0.2 & done) 2>&1 | grep -c . ; true");
     s.limits.pids = Some(5);
     let ran = run(s);
-    if ran.exit.not_enforced.is_empty() {
+    if ran.not_enforced.is_empty() {
         assert!(ran.out.contains("fork") || ran.out.trim() != "0", "{}", ran.out);
     } else {
-        assert_eq!(ran.exit.not_enforced[0].limit, "pids-limit");
+        assert_eq!(ran.not_enforced[0].limit, "pids-limit");
     }
     let mut s = script(root.path(), "x=; while true; do x=\"$x$x$(head -c 100000 /dev/zero | tr '\\0' x)\"; done");
     s.limits.memory = Some(32 << 20);
     s.limits.memory_swap = Some(32 << 20);
     let ran = run_limited(s);
-    if ran.exit.not_enforced.iter().all(|n| n.limit != "memory") {
+    if ran.not_enforced.iter().all(|n| n.limit != "memory") {
         assert!(ran.exit.oom_killed && !ran.exit.success(), "{:?}", ran.exit);
     }
     let mut s = spec(root.path(), &["/bin/true"]);
@@ -211,8 +211,9 @@ fn limits_hold_or_are_reported() {
         Executor::new(kiln_executor::ExecutorOptions { cgroup: kiln_executor::CgroupMode::Off, ..Default::default() });
     let mut s = spec(root.path(), &["/bin/true"]);
     s.limits.memory = Some(1 << 30);
-    let exit = off.unwrap().run(s, |_| {}, &CancelToken::new()).unwrap();
-    assert!(exit.success() && exit.not_enforced.len() == 1 && exit.not_enforced[0].limit == "memory", "{exit:?}");
+    let mut missing = Vec::new();
+    let exit = off.unwrap().run(s, |started| missing = started.not_enforced, &CancelToken::new()).unwrap();
+    assert!(exit.success() && missing.len() == 1 && missing[0].limit == "memory", "{exit:?} {missing:?}");
     let own = format!("-{}-", std::process::id());
     assert!(kiln_groups().iter().all(|g| !g.contains(&own)), "groups are removed");
 }

@@ -2,7 +2,7 @@
 
 use std::ffi::OsStr;
 use std::fs::File;
-use std::io::Write as _;
+use std::io::Read;
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 
@@ -42,14 +42,15 @@ pub fn mkdir(target: &Target, path: &Path, make: &Make, parents: bool) -> Result
     Ok(made)
 }
 
-/// Writes a file, in place of what was there (directories excepted). The parent must exist; a link is followed.
-pub fn mkfile(target: &Target, path: &Path, content: &[u8], make: &Make) -> Result<()> {
+/// Writes a file, in place of what was there (directories excepted). The parent must exist; a link is followed. An error while
+/// reading the content names the file that is written.
+pub fn mkfile(target: &Target, path: &Path, mut content: impl Read, make: &Make) -> Result<()> {
     in_parent(target, path, true, |dir, name, shown| {
         target.clear(dir, name, FileKind::File, shown)?;
         let flags = OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let fd = rustix::fs::openat(&dir.upper, name, flags, Mode::from_raw_mode(0o600)).at("create", shown)?;
         let mut file = File::from(fd);
-        file.write_all(content).at("write", shown)?;
+        std::io::copy(&mut content, &mut file).at("write", shown)?;
         finish(target, dir, name, make).at("set metadata of", shown)
     })
 }

@@ -77,7 +77,7 @@ fn links_out_of_a_target_are_resolved_inside() {
     c.copy("d", "/rel/").unwrap();
     assert_eq!(listing(&outside), ["dir/", "dir/inner = INNER", "secret = SECRET"]);
     let t = c.target();
-    fileops::mkfile(&t, Path::new("/file"), b"x", &make()).unwrap();
+    fileops::mkfile(&t, Path::new("/file"), &b"x"[..], &make()).unwrap();
     fileops::mkdir(&t, Path::new("/abs/made/deep"), &Make { mode: 0o755, ..make() }, true).unwrap();
     fileops::symlink(&t, Path::new("x"), Path::new("/rel/link"), &make()).unwrap();
     fileops::rm(&t, Path::new("/abs/secret"), false, true).unwrap();

@@ -75,7 +75,7 @@ impl Content<'_> {
             return Err(too_large());
         }
         let mut bytes = Vec::with_capacity(size as usize);
-        file.take(max as u64 + 1).read_to_end(&mut bytes).ctx("read", &path)?;
+        file.take((max as u64).saturating_add(1)).read_to_end(&mut bytes).ctx("read", &path)?;
         if bytes.len() > max {
             return Err(too_large());
         }

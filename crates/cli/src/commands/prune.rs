@@ -130,26 +130,21 @@ fn policy(args: &PruneArgs, store: &Store) -> Result<(PrunePolicy, Vec<ImageFilt
 
 fn warning(args: &PruneArgs, images: bool) -> String {
     let mut text = "This will remove:".to_owned();
-    match (args.budget.is_given(), args.all) {
-        (false, true) if !images => text.push_str("\n  - all build cache, cache mounts and downloads"),
-        (false, false) if !images => {
-            text.push_str("\n  - the build cache that no image needs, cache mounts and downloads")
-        }
-        (true, true) if !images => {
-            text.push_str("\n  - what was not used for the longest time, images excluded, until the limit is met")
-        }
-        (true, false) => text.push_str("\n  - what was not used for the longest time, until the limit is met"),
-        (true, true) => {
-            text.push_str("\n  - what was not used for the longest time, images included, until the limit is met")
-        }
-        (false, true) => {
-            text.push_str("\n  - all images that nothing uses\n  - all build cache, cache mounts and downloads")
-        }
-        (false, false) => {
-            text.push_str(
-                "\n  - all dangling images\n  - the build cache that no image needs, cache mounts and downloads",
-            );
-        }
+    if args.budget.is_given() {
+        let images = match (images, args.all) {
+            (_, false) => "",
+            (true, true) => ", images included",
+            (false, true) => ", images excluded",
+        };
+        text.push_str(&format!("\n  - what was not used for the longest time{images}, until the limit is met"));
+    } else {
+        text.push_str(match (images, args.all) {
+            (false, _) => "",
+            (true, true) => "\n  - all images that nothing uses",
+            (true, false) => "\n  - all dangling images",
+        });
+        let which = if args.all { "all build cache" } else { "the build cache that no image needs" };
+        text.push_str(&format!("\n  - {which}, cache mounts and downloads"));
     }
     if !args.filters.is_empty() {
         text.push_str(&format!("\n  - of these, only what fits: {}", args.filters.join(", ")));

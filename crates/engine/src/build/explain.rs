@@ -10,6 +10,7 @@ use kiln_oci::Hasher;
 use kiln_solver::KeyPart;
 
 use super::job::Job;
+use crate::steps::place_of;
 
 /// More files than this are not listed one by one.
 const MOST_FILES: usize = 200_000;
@@ -31,12 +32,8 @@ pub fn slot(job: &Job, vertex: &Vertex) -> String {
     hasher.finish().hex()
 }
 
-/// `[builder 2/5] RUN`: what stays of a step's name when the command changes.
 fn place(vertex: &Vertex) -> &str {
-    let name = vertex.meta.name.as_str();
-    let Some(at) = name.find("] ") else { return name };
-    let word = &name[at + 2..];
-    &name[..at + 2 + word.find(' ').unwrap_or(word.len())]
+    place_of(&vertex.meta.name).unwrap_or(&vertex.meta.name)
 }
 
 /// What goes into a step.

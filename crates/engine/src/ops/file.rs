@@ -14,14 +14,12 @@ use kiln_store::{LayerDraft, LayerId, Snapshot};
 
 use crate::build::{Job, explain};
 use crate::contexts::Patterns;
+use crate::engine::MEMO_KEPT;
 use crate::error::{Error, Result};
 use crate::value::Value;
 
 /// Bytes from the beginning of a file that tell whether it is an archive.
 const SNIFF: usize = 512;
-
-/// For how long it is remembered which layer a step made.
-const KEEP: std::time::Duration = std::time::Duration::from_secs(30 * 86_400);
 
 /// Carries the actions out; together they make one layer.
 pub fn apply(job: &Job, vertex: &Vertex, op: &FileOp, inputs: &[Value]) -> Result<Snapshot> {
@@ -54,7 +52,7 @@ pub fn apply(job: &Job, vertex: &Vertex, op: &FileOp, inputs: &[Value]) -> Resul
     let layer = draft.commit(job.layer_meta())?;
     if let Some(place) = place {
         // Without it the next build only copies more.
-        let _ = job.engine.store.meta().put(&copied_key(&place), layer.to_string().as_bytes(), Some(KEEP));
+        let _ = job.engine.store.meta().put(&copied_key(&place), layer.to_string().as_bytes(), Some(MEMO_KEPT));
     }
     Ok(base.with(layer))
 }
@@ -91,7 +89,7 @@ impl Work<'_> {
             FileActionKind::Copy(copy) => self.copy(copy),
             FileActionKind::Mkfile(file) => {
                 let make = self.make(file.mode, file.owner.as_ref(), file.timestamp)?;
-                Ok(fileops::mkfile(&self.target, Path::new(&file.path), &file.data, &make)?)
+                Ok(fileops::mkfile(&self.target, Path::new(&file.path), file.data.as_slice(), &make)?)
             }
             FileActionKind::Mkdir(dir) => {
                 let make = self.make(dir.mode, dir.owner.as_ref(), dir.timestamp)?;

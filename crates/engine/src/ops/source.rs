@@ -43,14 +43,14 @@ fn new_layer(job: &Job, fill: impl FnOnce(&Root) -> Result<()>) -> Result<Snapsh
 }
 
 fn http_file(job: &Job, http: &HttpSource, file: &kiln_source::HttpFile) -> Result<Snapshot> {
-    job.engine.store.content().check(&file.digest)?;
-    let path = job.engine.store.content().path(&file.digest);
-    let content = std::fs::read(&path).map_err(|e| Error::io("read", path, e))?;
+    let content = job.engine.store.content();
+    content.check(&file.digest)?;
+    let downloaded = content.open(&file.digest)?;
     new_layer(job, |root| {
         let owner = Owner { uid: http.uid.unwrap_or(0), gid: http.gid.unwrap_or(0) };
         let target = Path::new("/").join(&file.filename);
         let mtime = (file.modified.map_or(0, |m| m.seconds()), 0);
         let make = Make { mode: http.mode.unwrap_or(0o600), owner, mtime: Some(mtime) };
-        Ok(mkfile(&Target::scratch(root.clone()), &target, &content, &make)?)
+        Ok(mkfile(&Target::scratch(root.clone()), &target, &downloaded, &make)?)
     })
 }

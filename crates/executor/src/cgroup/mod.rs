@@ -315,10 +315,6 @@ impl Group {
     pub fn not_enforced(&self) -> &[NotEnforced] {
         &self.not_enforced
     }
-
-    pub fn into_not_enforced(mut self) -> Vec<NotEnforced> {
-        std::mem::take(&mut self.not_enforced)
-    }
 }
 
 /// The directories of a group, and whether each is of the unified hierarchy.

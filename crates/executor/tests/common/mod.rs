@@ -8,7 +8,7 @@ use std::os::unix::fs::symlink;
 use std::path::Path;
 use std::sync::LazyLock;
 
-use kiln_executor::{CancelToken, Error, Executor, Exit, ProcessSpec, Stdio};
+use kiln_executor::{CancelToken, Error, Executor, Exit, NotEnforced, ProcessSpec, Stdio};
 use tempfile::TempDir;
 
 pub static EXECUTOR: LazyLock<Executor> = LazyLock::new(|| Executor::new(Default::default()).expect("executor"));
@@ -67,6 +67,7 @@ pub fn script(root: &Path, script: &str) -> ProcessSpec {
 
 pub struct Ran {
     pub exit: Exit,
+    pub not_enforced: Vec<NotEnforced>,
     pub out: String,
 }
 
@@ -85,12 +86,13 @@ pub fn try_run(mut spec: ProcessSpec) -> Result<Ran, Error> {
         spec.stdout = Stdio::Fd(out.try_clone().expect("dup").into());
         spec.stderr = Stdio::Fd(out.try_clone().expect("dup").into());
     }
-    let exit = EXECUTOR.run(spec, |_| {}, &CancelToken::new())?;
+    let mut not_enforced = Vec::new();
+    let exit = EXECUTOR.run(spec, |started| not_enforced = started.not_enforced, &CancelToken::new())?;
     let mut text = Vec::new();
     let mut out = out;
     std::io::Seek::rewind(&mut out).expect("seek");
     out.read_to_end(&mut text).expect("read output");
-    Ok(Ran { exit, out: String::from_utf8_lossy(&text).into_owned() })
+    Ok(Ran { exit, not_enforced, out: String::from_utf8_lossy(&text).into_owned() })
 }
 
 #[track_caller]
