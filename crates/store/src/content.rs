@@ -187,8 +187,13 @@ impl Content<'_> {
 
     /// Makes the names of the blobs written so far survive a loss of power.
     pub(crate) fn sync_names(&self) -> Result<()> {
-        let dir = self.0.root().join("content/blobs/sha256");
-        File::open(&dir).and_then(|d| d.sync_all()).ctx("sync", &dir)
+        let blobs = self.0.root().join("content/blobs");
+        let sync = |dir: &Path| File::open(dir).and_then(|d| d.sync_all()).ctx("sync", dir);
+        for algorithm in fs::read_dir(&blobs).ctx("list", &blobs)? {
+            sync(&algorithm.ctx("list", &blobs)?.path())?;
+        }
+        // A directory that is new, as that of sha512 was once.
+        if blobs.join("sha512").exists() { sync(&blobs) } else { Ok(()) }
     }
 }
 

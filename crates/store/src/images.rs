@@ -217,6 +217,8 @@ impl Images<'_> {
     pub fn manifests(&self, target: &Descriptor) -> Result<Vec<ManifestView>> {
         let mut views = Vec::new();
         let mut queue = vec![(target.clone(), 0)];
+        // A few indexes that name each other often enough would be without end.
+        let mut indexes = HashSet::new();
         while let Some((descriptor, depth)) = queue.pop() {
             if depth > 0 && !self.0.content().path(&descriptor.digest).exists() {
                 continue;
@@ -228,7 +230,7 @@ impl Images<'_> {
                         views.push(self.view(descriptor, manifest, raw)?);
                     }
                 }
-                (_, ManifestKind::Index(index)) if depth < MAX_NESTING => {
+                (_, ManifestKind::Index(index)) if depth < MAX_NESTING && indexes.insert(descriptor.digest) => {
                     queue.extend(index.manifests.into_iter().rev().map(|d| (d, depth + 1)));
                 }
                 _ => {}

@@ -16,7 +16,7 @@ use kiln_oci::Digest;
 use rustix::fs::FlockOperation;
 
 use crate::LayerId;
-use crate::error::{Context, Result};
+use crate::error::{Context, Error, Result};
 use crate::fsutil;
 use crate::lock::{self, flock};
 use crate::store::{Inner, Store};
@@ -61,8 +61,7 @@ pub struct Lease {
 
 impl Lease {
     pub(crate) fn new(store: &Store) -> Result<Self> {
-        let session = store.inner().session()?;
-        store.inner().leases.fetch_add(1, Ordering::SeqCst);
+        let session = store.inner().begin_lease()?;
         Ok(Self { store: store.clone(), session })
     }
 
@@ -80,9 +79,7 @@ impl Lease {
 impl Drop for Lease {
     fn drop(&mut self) {
         let inner = self.store.inner();
-        if inner.leases.fetch_sub(1, Ordering::SeqCst) == 1 {
-            // Drafts in flight keep the session alive by themselves.
-            *guard(&inner.session) = None;
+        if inner.end_lease() {
             inner.db.tidy();
         }
     }
@@ -178,7 +175,12 @@ impl State {
             text.push_str(&format!("{pin}\n"));
         }
         if !text.is_empty() {
-            self.file.write_all(text.as_bytes()).ctx("write", path)?;
+            let whole = self.file.metadata().ctx("stat", path)?.len();
+            if let Err(e) = self.file.write_all(text.as_bytes()) {
+                // Half a line would spoil the next one.
+                self.file.set_len(whole).ctx("truncate", path)?;
+                return Err(Error::io("write", path, e));
+            }
             self.pinned.extend(new);
         }
         Ok(())
@@ -206,7 +208,12 @@ pub(crate) fn all_pins(root: &Path) -> Result<HashSet<Pin>> {
     let mut pins = HashSet::new();
     for entry in fs::read_dir(&dir).ctx("list", &dir)? {
         let path = entry.ctx("list", &dir)?.path();
-        let Ok(text) = fs::read_to_string(&path) else { continue }; // it ended
+        let text = match fs::read_to_string(&path) {
+            // It ended.
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => continue,
+            // What can't be read may pin anything.
+            text => text.ctx("read", &path)?,
+        };
         pins.extend(text.lines().filter_map(Pin::parse));
     }
     Ok(pins)

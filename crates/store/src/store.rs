@@ -6,7 +6,6 @@ use std::io::Write;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
 use std::thread::JoinHandle;
 
@@ -28,24 +27,56 @@ pub struct Store(Arc<Inner>);
 pub(crate) struct Inner {
     pub(crate) root: PathBuf,
     pub(crate) db: Db,
-    pub(crate) session: Mutex<Option<Arc<Session>>>,
-    pub(crate) leases: AtomicUsize,
+    session: Mutex<Current>,
     sweeper: Mutex<Option<JoinHandle<()>>>,
     layers_dir: OnceLock<OwnedFd>,
     /// Kinds of sources that this process uses, with their locks.
     sources: Mutex<HashMap<String, fs::File>>,
 }
 
+/// The session of this process, and how many leases hold it. Under one lock: a lease that begins while the last one ends gets
+/// either the session that stays, or a new one.
+#[derive(Debug, Default)]
+struct Current {
+    session: Option<Arc<Session>>,
+    leases: usize,
+}
+
+impl Current {
+    fn session(&mut self, root: &Path) -> Result<Arc<Session>> {
+        if let Some(session) = &self.session {
+            return Ok(session.clone());
+        }
+        let session = Arc::new(Session::start(root)?);
+        self.session = Some(session.clone());
+        Ok(session)
+    }
+}
+
 impl Inner {
     /// The session of this process; started if there is none.
     pub(crate) fn session(&self) -> Result<Arc<Session>> {
-        let mut slot = guard(&self.session);
-        if let Some(session) = &*slot {
-            return Ok(session.clone());
-        }
-        let session = Arc::new(Session::start(&self.root)?);
-        *slot = Some(session.clone());
+        guard(&self.session).session(&self.root)
+    }
+
+    /// The session, to which look-ups pin from now on.
+    pub(crate) fn begin_lease(&self) -> Result<Arc<Session>> {
+        let mut current = guard(&self.session);
+        let session = current.session(&self.root)?;
+        current.leases += 1;
         Ok(session)
+    }
+
+    /// Returns whether it was the last one. Drafts in flight keep the session alive by themselves.
+    pub(crate) fn end_lease(&self) -> bool {
+        let mut current = guard(&self.session);
+        current.leases -= 1;
+        let is_last = current.leases == 0;
+        let ended = if is_last { current.session.take() } else { None };
+        // Its end may remove files, for which nobody need wait.
+        drop(current);
+        drop(ended);
+        is_last
     }
 
     /// Whether a layer has a directory; 1 µs.
@@ -64,10 +95,8 @@ impl Inner {
 
     /// The session, if somebody holds a lease: look-ups pin only then. What is made is pinned in any case.
     pub(crate) fn leased_session(&self) -> Option<Arc<Session>> {
-        if self.leases.load(Ordering::SeqCst) == 0 {
-            return None;
-        }
-        guard(&self.session).clone()
+        let current = guard(&self.session);
+        current.session.clone().filter(|_| current.leases > 0)
     }
 }
 
@@ -82,9 +111,9 @@ impl Store {
             Some(db) => db,
             None => create(&root)?,
         };
-        let (session, leases, sweeper) = (Mutex::new(None), AtomicUsize::new(0), Mutex::new(None));
+        let (session, sweeper) = (Mutex::default(), Mutex::new(None));
         let (layers_dir, sources) = (OnceLock::new(), Mutex::default());
-        let store = Self(Arc::new(Inner { root, db, session, leases, sweeper, layers_dir, sources }));
+        let store = Self(Arc::new(Inner { root, db, session, sweeper, layers_dir, sources }));
         let debris = session::find_debris(&store.0.root, session::LOOK_LIMIT)?;
         if !debris.is_empty() {
             let inner = store.0.clone();

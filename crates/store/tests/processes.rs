@@ -33,6 +33,40 @@ fn two_hundred_open_a_store_that_is_not_there_yet() {
     assert!(names(&root.join("leases")).is_empty() && names(&root.join("tmp")).is_empty());
 }
 
+#[test]
+fn a_lease_that_begins_while_another_ends_pins() {
+    let env = Env::new();
+    let digest = env.store.content().put(b"blob").unwrap();
+    let line = format!("b {digest}");
+    let is_pinned = || {
+        let leases = fs::read_dir(env.root().join("leases")).unwrap();
+        leases.filter_map(|l| fs::read_to_string(l.unwrap().path()).ok()).any(|text| text.contains(&line))
+    };
+    std::thread::scope(|scope| {
+        for _ in 0..2 {
+            scope.spawn(|| {
+                for _ in 0..500 {
+                    let _lease = env.store.lease().unwrap();
+                    assert!(env.store.content().has(&digest).unwrap());
+                    assert!(is_pinned());
+                }
+            });
+        }
+    });
+}
+
+#[test]
+fn a_lease_that_cannot_be_read_stops_a_collection() {
+    let env = Env::new();
+    env.store.content().put(b"blob").unwrap();
+    let lease = env.store.lease().unwrap();
+    // Stands for a file that can't be read: root may read any.
+    fs::create_dir(env.root().join("leases/0123456789abcdef")).unwrap();
+    assert!(env.reopen().collect().unwrap_err().to_string().contains("leases"));
+    assert_eq!(names(&env.root().join("content/blobs/sha256")).len(), 1);
+    drop(lease);
+}
+
 /// What a build does: look up, and make what is not there under the step's lock.
 #[test]
 #[ignore = "run by same_steps_run_once_across_processes"]

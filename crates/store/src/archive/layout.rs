@@ -1,6 +1,6 @@
 //! OCI layouts that are not ours: a directory, or an uncompressed tar of one, read in place.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom};
 use std::os::unix::fs::FileExt;
@@ -121,7 +121,7 @@ impl OciLayout {
 
     /// Copies an image into a store: of `platform`, or all that is here. Returns its manifest or index. Hold a lease.
     pub fn copy_image(&self, target: &Descriptor, platform: Option<&Platform>, store: &Store) -> Result<Descriptor> {
-        self.copy_nested(target, platform, store, 0)
+        Copying { layout: self, platform, store, done: HashSet::new() }.object(target, 0)
     }
 
     /// Copies all its images into a store, of a platform or as they are, with the names that they have here. Hold a lease.
@@ -142,44 +142,6 @@ impl OciLayout {
             return Err(Error::Archive(format!("{} has no images", self.path.display())));
         }
         Ok(loaded)
-    }
-
-    fn copy_nested(
-        &self,
-        target: &Descriptor,
-        platform: Option<&Platform>,
-        store: &Store,
-        depth: u32,
-    ) -> Result<Descriptor> {
-        let raw = self.read_small(&target.digest, MAX_MANIFEST)?;
-        let kind = parse_manifest(&raw, Some(&target.media_type))
-            .map_err(|source| Error::Manifest { digest: Box::new(target.digest), source })?;
-        match kind {
-            ManifestKind::Manifest(manifest) => {
-                self.read_small(&manifest.config.digest, MAX_CONFIG)?;
-                manifest.layers.iter().chain([&manifest.config]).try_for_each(|d| self.copy_blob(&d.digest, store))?;
-                self.copy_blob(&target.digest, store)?;
-                Ok(target.clone())
-            }
-            ManifestKind::Index(_) if depth >= 4 => Err(Error::Archive("indexes are nested too deeply".into())),
-            ManifestKind::Index(index) => match platform {
-                Some(platform) => {
-                    let found = index
-                        .select(platform)
-                        .ok_or_else(|| crate::images::no_platform(&target.digest, platform, &index))?;
-                    self.copy_nested(found, Some(platform), store, depth + 1)
-                }
-                None => {
-                    for part in &index.manifests {
-                        if self.open_blob(&part.digest).is_ok() {
-                            self.copy_nested(part, None, store, depth + 1)?;
-                        }
-                    }
-                    self.copy_blob(&target.digest, store)?;
-                    Ok(target.clone())
-                }
-            },
-        }
     }
 
     fn read(&self, name: &str, max: u64) -> Result<Vec<u8>> {
@@ -211,6 +173,58 @@ impl OciLayout {
             return Err(Error::Archive(format!("{} is not a regular file", path.display())));
         }
         Ok(Box::new(file))
+    }
+}
+
+/// An image on its way into a store.
+struct Copying<'a> {
+    layout: &'a OciLayout,
+    platform: Option<&'a Platform>,
+    store: &'a Store,
+    /// A few indexes that name each other often enough would be without end.
+    done: HashSet<Digest>,
+}
+
+impl Copying<'_> {
+    fn object(&mut self, target: &Descriptor, depth: u32) -> Result<Descriptor> {
+        if self.done.contains(&target.digest) {
+            return Ok(target.clone());
+        }
+        let (layout, store) = (self.layout, self.store);
+        let raw = layout.read_small(&target.digest, MAX_MANIFEST)?;
+        let kind = parse_manifest(&raw, Some(&target.media_type))
+            .map_err(|source| Error::Manifest { digest: Box::new(target.digest), source })?;
+        match kind {
+            ManifestKind::Manifest(manifest) => {
+                layout.read_small(&manifest.config.digest, MAX_CONFIG)?;
+                manifest
+                    .layers
+                    .iter()
+                    .chain([&manifest.config])
+                    .try_for_each(|d| layout.copy_blob(&d.digest, store))?;
+            }
+            ManifestKind::Index(_) if depth >= 4 => {
+                return Err(Error::Archive("indexes are nested too deeply".into()));
+            }
+            ManifestKind::Index(index) => match self.platform {
+                Some(platform) => {
+                    let found = index
+                        .select(platform)
+                        .ok_or_else(|| crate::images::no_platform(&target.digest, platform, &index))?;
+                    return self.object(found, depth + 1);
+                }
+                None => {
+                    for part in &index.manifests {
+                        if layout.open_blob(&part.digest).is_ok() {
+                            self.object(part, depth + 1)?;
+                        }
+                    }
+                }
+            },
+        }
+        layout.copy_blob(&target.digest, store)?;
+        self.done.insert(target.digest);
+        Ok(target.clone())
     }
 }
 

@@ -2,7 +2,7 @@
 //!
 //! Entries come in any order, so blobs go straight into the content store, and what they are for is decided at the end.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::io::{self, Read};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -43,6 +43,8 @@ pub struct Loaded {
 const MAX_ENTRIES: usize = 100_000;
 /// What may be between two entries: long names, attributes.
 const MAX_NAMES: u64 = 4 << 20;
+/// Longest name that is remembered: the kernel knows no longer ones, and there may be [`MAX_ENTRIES`] of them.
+const MAX_NAME: usize = 4096;
 /// What may follow the end of a tar: padding.
 const MAX_TRAILER: u64 = 16 << 20;
 
@@ -96,6 +98,13 @@ fn normal(name: &[u8]) -> String {
     parts.join("/")
 }
 
+fn short(name: &[u8]) -> Result<&[u8]> {
+    match name.len() > MAX_NAME {
+        true => Err(Error::Archive(format!("an entry has a name of more than {MAX_NAME} bytes"))),
+        false => Ok(name),
+    }
+}
+
 fn damaged(e: io::Error) -> Error {
     match kiln_compress::limit_exceeded(&e) {
         Some(limit) => Error::Archive(format!("it unpacks to more than {} bytes", limit.limit)),
@@ -128,7 +137,7 @@ impl Spool<'_> {
             first = false;
             let end = entry.raw_file_position().saturating_add(entry.size());
             limit.store(end.saturating_add(MAX_NAMES), Ordering::Relaxed);
-            let name = normal(&entry.path_bytes());
+            let name = normal(short(&entry.path_bytes())?);
             if self.files.len() + self.links.len() > MAX_ENTRIES {
                 return Err(Error::Archive(format!("it has more than {MAX_ENTRIES} entries")));
             }
@@ -144,7 +153,7 @@ impl Spool<'_> {
                         (tar::EntryType::Symlink, Some((parent, _))) if !target.starts_with(b"/") => parent,
                         _ => "",
                     };
-                    let target = normal(&[parent.as_bytes(), b"/", &target].concat());
+                    let target = normal(&[parent.as_bytes(), b"/", short(&target)?].concat());
                     self.links.insert(name, target);
                 }
                 // Its length is not what it takes in the archive.
@@ -240,10 +249,11 @@ impl Spool<'_> {
 
     fn oci_images(&self, index: Index, docker: &[DockerManifest]) -> Result<Vec<Loaded>> {
         let mut loaded: Vec<Loaded> = Vec::new();
+        let mut seen = HashSet::new();
         for entry in index.manifests {
             let (name, descriptor) = entry_name(&entry);
             let mut names: Vec<String> = name.into_iter().collect();
-            self.check(&descriptor, 0)?;
+            self.check(&descriptor, 0, &mut seen)?;
             names.extend(self.docker_names(&descriptor, docker)?);
             match loaded.iter_mut().find(|l| l.target.digest == descriptor.digest) {
                 Some(known) => add_names(known, &names),
@@ -269,8 +279,9 @@ impl Spool<'_> {
         Ok(names)
     }
 
-    /// Checks that what a manifest names is in the archive, or was here before. Parts of an index may be missing.
-    fn check(&self, descriptor: &Descriptor, depth: u32) -> Result<()> {
+    /// Checks that what a manifest names is in the archive, or was here before. Parts of an index may be missing. What was
+    /// `seen` is not looked at again: a few indexes that name each other often enough would be without end.
+    fn check(&self, descriptor: &Descriptor, depth: u32, seen: &mut HashSet<Digest>) -> Result<()> {
         let lacks = |what: &Descriptor| Error::Archive(format!("it lacks the blob {}", what.digest));
         let differs = |what: &Descriptor, size: u64| {
             let (digest, said) = (&what.digest, what.size);
@@ -279,6 +290,7 @@ impl Spool<'_> {
         match self.store.content().size(&descriptor.digest)? {
             None => return Err(lacks(descriptor)),
             Some(size) if size != descriptor.size => return Err(differs(descriptor, size)),
+            Some(_) if !seen.insert(descriptor.digest) => return Ok(()),
             Some(_) => {}
         }
         match self.store.images().parse(descriptor)?.1 {
@@ -286,7 +298,7 @@ impl Spool<'_> {
                 let mut found = 0;
                 for part in &index.manifests {
                     if depth < 4 && self.store.content().size(&part.digest)?.is_some() {
-                        self.check(part, depth + 1)?;
+                        self.check(part, depth + 1, seen)?;
                         found += 1;
                     }
                 }

@@ -121,7 +121,7 @@ impl Store {
             Some(platform) => self.images().manifest(&image.target, platform)?.descriptor,
             None => image.target.clone(),
         };
-        self.collect_blobs(&target, true, &mut plan.blobs)?;
+        self.collect_blobs(&target, &mut plan.blobs)?;
         let described = |name: Option<&Reference>| {
             let mut descriptor = target.clone();
             if let Some(name) = name {
@@ -167,27 +167,32 @@ impl Store {
     }
 
     /// All blobs below a target. Parts of an index that are not here are left out; a part that is here must be whole.
-    fn collect_blobs(&self, target: &Descriptor, needed: bool, blobs: &mut BTreeSet<Digest>) -> Result<()> {
-        if !needed && !self.content().has(&target.digest)? {
-            return Ok(());
-        }
-        if !blobs.insert(target.digest) {
-            return Ok(());
-        }
-        match self.images().parse(target)?.1 {
-            ManifestKind::Index(index) => {
-                index.manifests.iter().try_for_each(|part| self.collect_blobs(part, false, blobs))
+    fn collect_blobs(&self, target: &Descriptor, blobs: &mut BTreeSet<Digest>) -> Result<()> {
+        let mut pending = vec![target.clone()];
+        while let Some(target) = pending.pop() {
+            if !blobs.insert(target.digest) {
+                continue;
             }
-            ManifestKind::Manifest(manifest) => {
-                for blob in manifest.layers.iter().chain([&manifest.config]) {
-                    // Layers that may not be distributed are not in archives either.
-                    if !blob.media_type.contains("nondistributable") && !blob.media_type.contains(".foreign.") {
-                        blobs.insert(blob.digest);
+            match self.images().parse(&target)?.1 {
+                ManifestKind::Index(index) => {
+                    for part in index.manifests {
+                        if self.content().has(&part.digest)? {
+                            pending.push(part);
+                        }
                     }
                 }
-                Ok(())
+                // Layers that may not be distributed are not in archives either.
+                ManifestKind::Manifest(manifest) => blobs.extend(
+                    manifest
+                        .layers
+                        .iter()
+                        .chain([&manifest.config])
+                        .filter(|b| !b.media_type.contains("nondistributable") && !b.media_type.contains(".foreign."))
+                        .map(|b| b.digest),
+                ),
             }
         }
+        Ok(())
     }
 }
 
