@@ -24,7 +24,7 @@ pub fn run(data: &[u8]) {
     std::fs::create_dir(&inside).expect("arena");
     std::fs::write(&outside, "secret").expect("arena");
     let root = Root::open(&inside).expect("root");
-    let limits = Limits { entries: 1000, bytes: 1 << 20, path: 4096 };
+    let limits = Limits { entries: 1000, bytes: 1 << 20, path: 4096, ..Limits::default() };
     let _ = if mode & 2 == 0 {
         apply(&bytes[..], &root, &ApplyOptions { limits, ..Default::default() })
     } else {

@@ -45,11 +45,13 @@ pub struct Limits {
     pub bytes: u64,
     /// Length of a path in bytes.
     pub path: usize,
+    /// Bytes of memory for the directories, whose metadata are kept to the end. One deep path is thousands of them.
+    pub directories: usize,
 }
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { entries: 8_000_000, bytes: 16 << 40, path: 16 << 10 }
+        Self { entries: 8_000_000, bytes: 16 << 40, path: 16 << 10, directories: 512 << 20 }
     }
 }
 
@@ -152,7 +154,7 @@ pub fn observe(reader: impl Read, observer: &mut dyn ContentObserver) -> Result<
 
 fn run(reader: impl Read, dir: &Root, meaning: Meaning<'_>, limits: Limits) -> Result<Applied> {
     let mut tar = TarReader::new(reader);
-    let mut placer = Placer::new(dir, meaning);
+    let mut placer = Placer::new(dir, meaning, &limits);
     while let Some(mut entry) = tar.next_entry()? {
         placer.report.entries += 1;
         check_limits(&placer.report, &entry, &limits)?;

@@ -30,41 +30,6 @@ pub struct OverlaySpec<'a> {
     pub volatile: bool,
 }
 
-/// How overlays can be mounted here.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Support {
-    /// With attributes in the `trusted.` name space.
-    Trusted,
-    /// With attributes in the `user.` name space (inside a user namespace).
-    User,
-    /// Not at all, and why.
-    No(String),
-}
-
-/// What works here; found out once, by mounting two empty directories.
-pub fn supported() -> &'static Support {
-    static SUPPORT: OnceLock<Support> = OnceLock::new();
-    SUPPORT.get_or_init(|| match probe() {
-        Ok(()) if in_user_namespace() => Support::User,
-        Ok(()) => Support::Trusted,
-        Err(e) => Support::No(e.to_string()),
-    })
-}
-
-fn probe() -> Result<()> {
-    let tmp = std::env::temp_dir();
-    let dir = tmp.join(format!("kiln-overlay-probe-{}", rustix::process::getpid().as_raw_nonzero()));
-    let [lower, upper, work] = ["l", "u", "w"].map(|n| dir.join(n));
-    let made = (|| {
-        for d in [&lower, &upper, &work] {
-            std::fs::create_dir_all(d).at("create directory", d)?;
-        }
-        mount(&OverlaySpec { lowers: &[&lower], upper: Some((&upper, &work)), volatile: true }).map(drop)
-    })();
-    let _ = std::fs::remove_dir_all(&dir); // a leftover in the temporary directory does no harm
-    made
-}
-
 /// Whether this process is in a user namespace other than the initial one: the initial one maps all ids to themselves.
 pub fn in_user_namespace() -> bool {
     static INSIDE: OnceLock<bool> = OnceLock::new();
@@ -76,7 +41,8 @@ pub fn in_user_namespace() -> bool {
 
 /// The attribute that makes a directory of a layer hide what is below it, in the name space used here.
 pub fn opaque_attribute() -> &'static str {
-    if in_user_namespace() { "user.overlay.opaque" } else { "trusted.overlay.opaque" }
+    let privileged = rustix::process::geteuid().is_root() && !in_user_namespace();
+    if privileged { "trusted.overlay.opaque" } else { "user.overlay.opaque" }
 }
 
 /// Mounts, and returns the detached mount: a directory descriptor to use as a root, or to attach with `move_mount`.
@@ -187,13 +153,11 @@ mod tests {
     use crate::root::Root;
 
     fn usable() -> bool {
-        match supported() {
-            Support::No(why) => {
-                eprintln!("SKIPPED: no overlay mounts here: {why}");
-                false
-            }
-            _ => true,
-        }
+        let tmp = tempfile::tempdir().unwrap();
+        let [a, b] = ["a", "b"].map(|name| tmp.path().join(name));
+        [&a, &b].into_iter().for_each(|dir| std::fs::create_dir(dir).unwrap());
+        let mounted = mount(&OverlaySpec { lowers: &[&a, &b], upper: None, volatile: false });
+        mounted.inspect_err(|why| eprintln!("SKIPPED: no overlay mounts here: {why}")).is_ok()
     }
 
     #[test]

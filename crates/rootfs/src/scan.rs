@@ -14,10 +14,11 @@ use crate::dir::{self, DirRef};
 use crate::error::{Context as _, Result};
 use crate::meta::Owner;
 use crate::par::{self, Queue};
-use crate::stack::{Stack, is_opaque};
+use crate::stack::Stack;
 use crate::stat::{FileKind, Stat};
 use crate::statcache::{CachedDir, StatCache};
 use crate::tree::{ContextTree, Dir, Entry, Filter, Ignore, now};
+use crate::whiteout::is_opaque;
 use crate::xattr::{self, Xattrs};
 
 pub(crate) struct Request<'a> {

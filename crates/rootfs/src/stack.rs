@@ -5,7 +5,7 @@
 
 use std::collections::{HashSet, VecDeque};
 use std::ffi::{OsStr, OsString};
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -18,7 +18,7 @@ use crate::error::{Context as _, Result};
 use crate::resolve;
 use crate::root::Root;
 use crate::stat::{FileKind, Ownership, Stat};
-use crate::xattr;
+use crate::whiteout::is_opaque;
 
 /// As the kernel's limit on links in one path.
 const MAX_LINKS: u32 = 40;
@@ -277,18 +277,6 @@ impl StackDir {
         all.sort();
         Ok(all)
     }
-}
-
-/// A directory of a layer that hides what is below it.
-pub(crate) fn is_opaque(dir: impl AsFd, name: &OsStr) -> rustix::io::Result<bool> {
-    for attr in ["trusted.overlay.opaque", "user.overlay.opaque"] {
-        match xattr::get_at(dir.as_fd(), name, OsStr::new(attr)) {
-            Ok(Some(value)) if value == b"y" => return Ok(true),
-            Ok(_) | Err(Errno::PERM) => {}
-            Err(e) => return Err(e),
-        }
-    }
-    Ok(false)
 }
 
 /// `path` joined from components, so that `a//b/./c` and `a/b/c` are the same; `..` is kept.

@@ -15,11 +15,10 @@ use rustix::io::Errno;
 
 use crate::error::{Context as _, Result, RootfsError};
 use crate::meta::{self, Owner};
-use crate::overlay;
 use crate::root::Root;
-use crate::stack::{Stack, StackDir, is_opaque};
+use crate::stack::{Stack, StackDir};
 use crate::stat::{FileKind, Stat, Time};
-use crate::xattr;
+use crate::{whiteout, xattr};
 
 /// Where file operations write.
 #[derive(Clone, Debug)]
@@ -117,7 +116,7 @@ impl Target {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let upper = Arc::new(rustix::fs::openat(&self.upper, ".", flags, Mode::empty())?);
         let lower = match &self.lower {
-            Some(lower) if !is_opaque(&upper, OsStr::new(""))? => Some(lower.root_dir()?),
+            Some(lower) if !whiteout::is_opaque(&upper, OsStr::new(""))? => Some(lower.root_dir()?),
             _ => None,
         };
         Ok(TargetDir { upper, lower, fresh: false })
@@ -192,7 +191,7 @@ impl Target {
         };
         if existing.in_upper {
             let upper = Arc::new(open_dir(dir.upper.as_fd(), name)?);
-            let lower = if below.is_some() && is_opaque(&upper, OsStr::new(""))? { None } else { below };
+            let lower = if below.is_some() && whiteout::is_opaque(&upper, OsStr::new(""))? { None } else { below };
             return Ok(TargetDir { upper, lower, fresh: false });
         }
         rustix::fs::mkdirat(&dir.upper, name, Mode::from_raw_mode(0o700))?;
@@ -221,7 +220,7 @@ impl Target {
         }
         let upper = Arc::new(open_dir(dir.upper.as_fd(), name)?);
         if hides {
-            set_opaque(upper.as_fd())?;
+            whiteout::set_opaque(&upper, OsStr::new(""))?;
         }
         Ok(TargetDir { upper, lower: None, fresh: true })
     }
@@ -254,7 +253,7 @@ impl Target {
             _ => false,
         };
         if below {
-            make_whiteout(dir.upper.as_fd(), name).at("create whiteout", path)?;
+            whiteout::make(&dir.upper, name).at("create whiteout", path)?;
         }
         Ok(true)
     }
@@ -263,19 +262,6 @@ impl Target {
 fn open_dir(parent: BorrowedFd<'_>, name: &OsStr) -> rustix::io::Result<OwnedFd> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     rustix::fs::openat(parent, name, flags, Mode::empty())
-}
-
-/// A character device 0:0; the kernel lets everyone make these.
-fn make_whiteout(dir: BorrowedFd<'_>, name: &OsStr) -> rustix::io::Result<()> {
-    rustix::fs::mknodat(dir, name, FileKind::CharDevice.file_type(), Mode::empty(), 0)
-}
-
-fn set_opaque(dir: BorrowedFd<'_>) -> rustix::io::Result<()> {
-    let attr = OsStr::new(overlay::opaque_attribute());
-    match xattr::set_at(dir, OsStr::new(""), attr, b"y") {
-        Err(Errno::PERM) => xattr::set_at(dir, OsStr::new(""), OsStr::new("user.overlay.opaque"), b"y"),
-        done => done,
-    }
 }
 
 /// Copies the attributes that are part of a file.

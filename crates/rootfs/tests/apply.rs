@@ -286,7 +286,10 @@ fn the_directory_that_is_unpacked_into_keeps_its_metadata_if_asked() {
 
 #[test]
 fn limits_are_typed() {
-    let limits = |entries, bytes, path| ApplyOptions { limits: Limits { entries, bytes, path }, ..Default::default() };
+    let limits = |entries, bytes, path| ApplyOptions {
+        limits: Limits { entries, bytes, path, ..Limits::default() },
+        ..Default::default()
+    };
     let items = archive(&[file("aaa", "12345"), file("bbb", "12345")]);
     for (options, fine) in
         [(limits(2, 10, 3), true), (limits(1, 10, 3), false), (limits(2, 9, 3), false), (limits(2, 10, 2), false)]

@@ -432,6 +432,32 @@ fn what_a_whiteout_hid_stays_hidden() {
     assert!(target.view().stat(Path::new("/d/old"), false).unwrap().is_none());
 }
 
+/// A privileged step may set it on its files; to the overlay that the next step sees it means nothing.
+#[test]
+fn the_mark_of_unprivileged_overlays_hides_nothing_from_root() {
+    if !is_root("the name space of trusted attributes") {
+        return;
+    }
+    let c = Case::new();
+    tree(c.tmp.path(), &["below/d/old=O", "src/d/new=N"]);
+    let mark = |n: &str| rustix::fs::lsetxattr(c.src().join("d"), n, b"y", rustix::fs::XattrFlags::empty());
+    if mark("user.overlay.opaque").is_err() {
+        eprintln!("SKIPPED: no attributes on this file system");
+        return;
+    }
+    let stack = Stack::new(&[c.root(&c.tmp.path().join("below")), c.root(&c.src())]);
+    let copied = |dest: &str| {
+        let request = CopyRequest { select: select(&["d"]), dest: dest.into(), ..CopyRequest::default() };
+        copy(&request, Source::Stack(&stack), &Target::scratch(c.root(&c.up()))).unwrap();
+        listing(&c.up().join(dest))
+    };
+    assert_eq!(copied("x"), ["new = N", "old = O"]);
+    assert!(stack.stat(Path::new("/d/old"), false).unwrap().is_some());
+    mark("trusted.overlay.opaque").unwrap();
+    assert_eq!(copied("y"), ["new = N"]);
+    assert!(stack.stat(Path::new("/d/old"), false).unwrap().is_none());
+}
+
 #[test]
 fn attributes_and_capabilities_are_kept() {
     if !is_root("owners that are not recorded") {

@@ -9,7 +9,7 @@ use std::io::ErrorKind;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
-use kiln_rootfs::apply::{Applied, ApplyOptions, ExtractOptions, apply, extract};
+use kiln_rootfs::apply::{Applied, ApplyOptions, ExtractOptions, Limits, apply, extract};
 use kiln_rootfs::{Result, Root, RootfsError};
 use proptest::prelude::*;
 use tarkit::*;
@@ -477,4 +477,18 @@ proptest! {
         }
         let _ = arena.apply_bytes(&bytes);
     }
+}
+
+/// A few hundred kilobytes of names would be gigabytes of directories.
+#[test]
+fn deep_paths_do_not_fill_the_memory() {
+    let arena = Arena::new();
+    let deep: Vec<_> = (0..20).map(|n| file("f", "").pax("path", format!("{n}/{}f", "d/".repeat(300)))).collect();
+    let limits = Limits { directories: 256 << 10, ..Limits::default() };
+    let applied =
+        |items: &[Item]| apply(&archive(items)[..], &arena.root, &ApplyOptions { limits, ..Default::default() });
+    assert!(applied(&deep[..1]).is_ok());
+    let error = applied(&deep).err().map(|e| e.to_string()).unwrap_or_default();
+    assert!(error.contains("memory for the directories"), "{error}");
+    arena.root.remove_all(Path::new("/")).unwrap();
 }

@@ -46,11 +46,27 @@ pub(super) struct Directories<'a> {
     layer: bool,
     open: HashMap<PathBuf, Parent>,
     pending: BTreeMap<PathBuf, Pending>,
+    /// Bytes of memory that `pending` may take, and about how many it took so far.
+    limit: usize,
+    taken: usize,
 }
 
 impl<'a> Directories<'a> {
-    pub fn new(root: &'a Root, layer: bool) -> Self {
-        Self { root, layer, open: HashMap::new(), pending: BTreeMap::new() }
+    pub fn new(root: &'a Root, layer: bool, limit: usize) -> Self {
+        Self { root, layer, open: HashMap::new(), pending: BTreeMap::new(), limit, taken: 0 }
+    }
+
+    fn remember(&mut self, path: PathBuf, pending: Pending) -> Result<()> {
+        let size = path.as_os_str().len() + size_of::<(PathBuf, Pending)>();
+        if self.pending.insert(path, pending).is_none() {
+            // What is forgotten later is not counted back: it could be made again and again.
+            self.taken += size;
+        }
+        if self.taken > self.limit {
+            let limit = self.limit as u64;
+            return Err(RootfsError::Limit { what: "memory for the directories of the archive", limit });
+        }
+        Ok(())
     }
 
     /// The directory at `path` (clean, as in the archive), made if it is missing; `needed_by` lends it owner and time.
@@ -111,7 +127,7 @@ impl<'a> Directories<'a> {
     fn make_implicit(&mut self, dir: &OwnedFd, name: &OsStr, path: &Path, needed_by: &Stat) -> Result<OwnedFd> {
         rustix::fs::mkdirat(dir, name, Mode::RWXU).at("create directory", path)?;
         let stat = Stat { kind: FileKind::Dir, mode: 0o755, ..*needed_by };
-        self.pending.insert(path.to_owned(), Pending { stat, implicit: true, fresh: false });
+        self.remember(path.to_owned(), Pending { stat, implicit: true, fresh: false })?;
         node::open_dir(dir.as_fd(), name).at("open directory", path)
     }
 
@@ -130,8 +146,8 @@ impl<'a> Directories<'a> {
     }
 
     /// Remembers the metadata of a directory that has an entry.
-    pub fn describe(&mut self, path: PathBuf, stat: Stat) {
-        self.pending.insert(path, Pending { stat, implicit: false, fresh: false });
+    pub fn describe(&mut self, path: PathBuf, stat: Stat) -> Result<()> {
+        self.remember(path, Pending { stat, implicit: false, fresh: false })
     }
 
     /// A directory or a link at `path` was removed: forgets what was known by way of it.

@@ -13,7 +13,7 @@ use super::node;
 use super::parents::{Directories, Parent, look};
 use super::reader::{Entry, EntryKind, TarReader, archive};
 use super::writers::Writers;
-use super::{Applied, Meaning};
+use super::{Applied, Limits, Meaning};
 use crate::error::{Context as _, Result, RootfsError};
 use crate::root::Root;
 use crate::stat::{FileKind, Stat};
@@ -36,12 +36,12 @@ struct Place<'a> {
 }
 
 impl<'a> Placer<'a> {
-    pub fn new(root: &'a Root, meaning: Meaning<'a>) -> Self {
+    pub fn new(root: &'a Root, meaning: Meaning<'a>, limits: &Limits) -> Self {
         let layer = matches!(meaning, Meaning::Layer { .. });
         Self {
             root,
             meaning,
-            directories: Directories::new(root, layer),
+            directories: Directories::new(root, layer, limits.directories),
             writers: Writers::new(root.ownership()),
             report: Applied::default(),
         }
@@ -98,7 +98,7 @@ impl<'a> Placer<'a> {
         }
         if let Meaning::Files { keep_top: false, .. } = self.meaning {
             self.report.dropped_xattrs += self.dir_xattrs(self.root.as_fd(), entry)?;
-            self.directories.describe(PathBuf::new(), node::stat_of(entry, FileKind::Dir));
+            self.directories.describe(PathBuf::new(), node::stat_of(entry, FileKind::Dir))?;
         }
         Ok(())
     }
@@ -182,8 +182,7 @@ impl<'a> Placer<'a> {
             let fd = node::open_dir(dir, place.name).at("open directory", &place.path)?;
             self.report.dropped_xattrs += self.dir_xattrs(fd.as_fd(), entry)?;
         }
-        self.directories.describe(place.path, node::stat_of(entry, FileKind::Dir));
-        Ok(())
+        self.directories.describe(place.path, node::stat_of(entry, FileKind::Dir))
     }
 
     fn dir_xattrs(&self, dir: std::os::fd::BorrowedFd<'_>, entry: &Entry) -> Result<u64> {
