@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use kiln_engine::budget::Budget;
 use kiln_engine::cache::Credentials;
+use kiln_engine::container::{Container, Status};
 use kiln_engine::executor::{CancelToken, OnCancel, rootless};
 use kiln_engine::registry::{self, Client, ClientOptions, ConfigPaths, ConfigSource, Keychain, ProxyConfig};
 use kiln_engine::rootfs::Ownership;
@@ -31,9 +32,27 @@ impl Environment {
         Self { root, home, notices: Arc::default() }
     }
 
+    /// The store's directory.
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
     /// The engine, for commands that read and write layers: who is not root enters a user namespace first.
     pub fn engine(&self) -> Result<Arc<Engine>, CliError> {
-        let identity = rootless::enter().map_err(|e| CliError::failed(e.to_string()))?;
+        self.engine_as(rootless::enter().map_err(|e| CliError::failed(e.to_string()))?)
+    }
+
+    /// The engine in the user namespace of a container that runs, to get at that; of one that does not, any will do.
+    pub fn engine_beside(&self, container: &Container) -> Result<Arc<Engine>, CliError> {
+        match &container.state.monitor {
+            Some(monitor) if container.status() == Status::Running => {
+                self.engine_as(rootless::join(monitor.pid).map_err(|e| CliError::failed(e.to_string()))?)
+            }
+            _ => self.engine(),
+        }
+    }
+
+    fn engine_as(&self, identity: rootless::Identity) -> Result<Arc<Engine>, CliError> {
         let ownership = match identity {
             rootless::Identity::SingleId => Ownership::Recorded,
             rootless::Identity::Root | rootless::Identity::Subids => Ownership::Native,

@@ -20,25 +20,16 @@ pub fn flowing(command: Command) -> Command {
 }
 
 /// What to type instead of a command that docker has and kiln has not.
-const INSTEAD: [(&[&str], &str); 2] = [
+const INSTEAD: [(&[&str], &str); 5] = [
     (
-        &[
-            "ps",
-            "exec",
-            "create",
-            "start",
-            "stop",
-            "kill",
-            "rm",
-            "cp",
-            "attach",
-            "wait",
-            "commit",
-            "export",
-            "container",
-        ],
-        "containers that outlive their command are not there yet: `kiln run` runs one in the foreground, `kiln debug` opens a shell in \
-         an image, `kiln build --output type=local` takes files out of one",
+        &["stop", "kill", "wait", "restart"],
+        "containers are in the foreground of the `kiln run` that started them: `kiln rm -f` ends one from elsewhere",
+    ),
+    (&["attach"], "`kiln exec -it CONTAINER sh` opens a shell in a container that runs"),
+    (&["commit"], "an image comes from a Dockerfile; `kiln export` and `kiln import` make one of a container's files"),
+    (
+        &["pause", "unpause", "top", "stats", "update", "rename", "port"],
+        "`kiln ps` lists containers, `kiln inspect` shows all of one",
     ),
     (&["info"], "`kiln system df` shows the store"),
 ];
@@ -98,11 +89,10 @@ fn without_boolean(error: &clap::Error, words: &mut Vec<OsString>) -> bool {
     true
 }
 
-/// Flags of `docker run` about containers that outlive their command, networks of their own and limits.
-const OF_DOCKER_RUN: [&str; 16] = [
+/// Flags of `docker run` about containers in the background, networks of their own and limits.
+const OF_DOCKER_RUN: [&str; 15] = [
     "-d",
     "--detach",
-    "--name",
     "--restart",
     "--privileged",
     "--cap-add",

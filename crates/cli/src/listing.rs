@@ -140,8 +140,8 @@ pub fn ago(at: Timestamp) -> String {
     format!("{} ago", age(at.seconds_until(Timestamp::now())))
 }
 
-/// A time in docker's words.
-fn age(seconds: i64) -> String {
+/// A length of time in docker's words.
+pub fn age(seconds: i64) -> String {
     let seconds = seconds.max(0);
     let (minutes, hours, days) = (seconds / 60, (seconds + 1800) / 3600, seconds / 86400);
     match () {

@@ -21,11 +21,13 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("source", &["graph", "oci", "rootfs", "compress"]),
     ("deb", &["oci", "rootfs", "compress", "httpproxy"]),
     ("linkage", &["rootfs"]),
+    ("container", &["store", "rootfs", "oci"]),
     ("frontend", &["dockerfile", "graph", "oci"]),
     (
         "engine",
         &[
             "compress",
+            "container",
             "deb",
             "dockerfile",
             "executor",

@@ -75,9 +75,12 @@ pub enum Error {
     /// A registry.
     #[error(transparent)]
     Registry(#[from] kiln_registry::Error),
-    /// A container.
+    /// A process in a container.
     #[error(transparent)]
     Executor(#[from] kiln_executor::Error),
+    /// What is kept of containers.
+    #[error(transparent)]
+    Container(#[from] kiln_container::Error),
     /// A git repository.
     #[error(transparent)]
     Git(#[from] kiln_source::GitError),

@@ -14,6 +14,7 @@ pub mod build;
 pub mod cache;
 mod changes;
 pub mod check_leaks;
+pub mod containers;
 mod contexts;
 mod counted;
 pub mod debian;
@@ -49,6 +50,7 @@ mod views;
 
 pub use engine::{Engine, EngineOptions};
 pub use error::Error;
+pub use kiln_container as container;
 pub use kiln_deb as deb;
 pub use kiln_dockerfile as dockerfile;
 pub use kiln_executor as executor;

@@ -50,16 +50,21 @@ impl Views {
 
     /// A state to write to; what is written lands in `upper`.
     pub fn writable(&self, snapshot: &Snapshot, upper: &Path, work: &Path) -> Result<Root> {
+        self.writable_as(snapshot, upper, work, true)
+    }
+
+    /// The same; what is not `volatile` survives the machine, at the price of syncs.
+    pub fn writable_as(&self, snapshot: &Snapshot, upper: &Path, work: &Path, volatile: bool) -> Result<Root> {
         let mut paths = self.unpacked(&snapshot.0)?;
         if paths.is_empty() {
             paths.push(self.empty.clone());
         }
-        self.mount(&paths, Some((upper, work)))
+        self.mount(&paths, Some((upper, work)), volatile)
     }
 
     /// Any directory, to write to without changing it.
     pub fn over(&self, lowers: &[PathBuf], upper: &Path, work: &Path) -> Result<Root> {
-        self.mount(lowers, Some((upper, work)))
+        self.mount(lowers, Some((upper, work)), true)
     }
 
     /// A state as a stack of its layers: reading there is faster than through an overlay, and files can be linked.
@@ -75,9 +80,9 @@ impl Views {
         Ok(top.map(|path| Root::open(&path)).transpose()?.map(|root| root.with_ownership(self.ownership)))
     }
 
-    fn mount(&self, lowers: &[PathBuf], upper: Option<(&Path, &Path)>) -> Result<Root> {
+    fn mount(&self, lowers: &[PathBuf], upper: Option<(&Path, &Path)>, volatile: bool) -> Result<Root> {
         let lowers: Vec<&Path> = lowers.iter().map(PathBuf::as_path).collect();
-        let spec = OverlaySpec { lowers: &lowers, upper, volatile: upper.is_some() };
+        let spec = OverlaySpec { lowers: &lowers, upper, volatile };
         Ok(Root::from_fd(overlay::mount(&spec)?).with_ownership(self.ownership))
     }
 

@@ -10,7 +10,8 @@
 
 use std::fs;
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::OnceLock;
@@ -100,6 +101,24 @@ pub fn enter() -> Result<Identity, RootlessError> {
     // The first thing that a restricted namespace refuses.
     sys::make_mounts_private().map_err(why_not)?;
     Ok(if single { Identity::SingleId } else { Identity::Subids })
+}
+
+/// Becomes root of the user namespace that another process of ours is in, to enter what runs there; without one, as
+/// [`enter`].
+pub fn join(pid: i32) -> Result<Identity, RootlessError> {
+    let step = || failed("enter the container's user namespace");
+    let theirs = fs::File::open(format!("/proc/{pid}/ns/user")).map_err(step())?;
+    let number = |file: &fs::File| file.metadata().map(|m| m.ino());
+    let own = fs::File::open("/proc/self/ns/user").and_then(|file| number(&file)).map_err(step())?;
+    if number(&theirs).map_err(step())? == own {
+        return enter();
+    }
+    // SAFETY: no memory is passed.
+    check(unsafe { libc::setns(theirs.as_raw_fd(), libc::CLONE_NEWUSER) }.into()).map_err(step())?;
+    become_root(IdMap::read(Path::new("/proc/self/uid_map")).count() == 1)?;
+    sys::unshare(libc::CLONE_NEWNS).map_err(why_not)?;
+    sys::make_mounts_private().map_err(why_not)?;
+    current().ok_or_else(|| step()(io::ErrorKind::PermissionDenied.into()))
 }
 
 /// What we are, if that is enough to make containers.

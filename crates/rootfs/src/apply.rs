@@ -75,6 +75,8 @@ pub struct ExtractOptions {
     /// The directory keeps its metadata, whatever the archive says of `./`. So it is with `ADD`: an archive made in a
     /// private directory must not make `/` private.
     pub keep_top: bool,
+    /// A directory takes the place of nothing else, and nothing else that of a directory. So it is with `docker cp`.
+    pub keep_kinds: bool,
     /// Resource limits.
     pub limits: Limits,
 }
@@ -107,7 +109,7 @@ enum Meaning<'a> {
     /// `.wh.` names are whiteouts; `..` is confined, as containerd does; the root's own entry is ignored.
     Layer { lower: Option<&'a Root> },
     /// Names are names; `..` out of the root is an error, as in Docker; the root's own entry counts.
-    Files { owner: Option<Owner>, clamp: Option<i64>, keep_top: bool },
+    Files { owner: Option<Owner>, clamp: Option<i64>, keep_top: bool, keep_kinds: bool },
 }
 
 /// Unpacks an OCI layer (uncompressed) into `dir`, in the format of an overlay's upper directory.
@@ -122,8 +124,8 @@ pub fn apply(reader: impl Read, dir: &Root, options: &ApplyOptions<'_>) -> Resul
 /// `dir` is the archive's `/`: links do not lead out of it. What stands in the way is replaced, but directories are
 /// merged.
 pub fn extract(reader: impl Read, dir: &Root, options: &ExtractOptions) -> Result<Applied> {
-    let &ExtractOptions { owner, clamp_mtime, keep_top, limits } = options;
-    run(reader, dir, Meaning::Files { owner, clamp: clamp_mtime, keep_top }, limits)
+    let &ExtractOptions { owner, clamp_mtime, keep_top, keep_kinds, limits } = options;
+    run(reader, dir, Meaning::Files { owner, clamp: clamp_mtime, keep_top, keep_kinds }, limits)
 }
 
 /// Shows an observer all that an archive (uncompressed) would make: names, contents, link targets, attributes. Nothing is

@@ -134,6 +134,24 @@ impl<'o> Walk<'o> {
         Self::new(root, None, false, Emitter::new(out, options, root.ownership()))
     }
 
+    /// What is at `path`, under another name.
+    pub fn path(root: &Root, path: &Path, name: &Path, mut emitter: Emitter<'o>) -> Result<Self> {
+        let stat = root.stat(path, false)?;
+        if stat.kind == FileKind::Dir {
+            let top = root.sub(path)?;
+            let xattrs = xattr::read_at(&top, OsStr::new(""), xattr::is_content).at("read attributes of", path)?;
+            emitter.directory(name, &stat, &xattrs)?;
+            let mut walk = Self::new(&top, None, false, emitter)?;
+            walk.frames.iter_mut().for_each(|frame| frame.path = name.to_owned());
+            return Ok(walk);
+        }
+        let (dir, last) = root.parent(path)?;
+        emitter.leaf(&Source { dir: &dir, name: last, path: name, stat: &stat })?;
+        let mut walk = Self::new(&root.clone(), None, false, emitter)?;
+        walk.frames.clear();
+        Ok(walk)
+    }
+
     fn layer(
         upper: &Root,
         lower: Option<&Root>,

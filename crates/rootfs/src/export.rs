@@ -37,6 +37,18 @@ pub fn tar_tree(root: &Root, out: &mut dyn Write, options: &mut DiffOptions<'_>)
     Walk::tree(root, out, options)?.run()
 }
 
+/// One file or directory of `root`, with all below it, as a tar stream in which it is called `name`. The last link of `path`
+/// is not followed.
+pub fn tar_path(
+    root: &Root,
+    path: &Path,
+    name: &Path,
+    out: &mut dyn Write,
+    options: &mut DiffOptions<'_>,
+) -> Result<DiffStats> {
+    Walk::path(root, path, name, Emitter::new(out, options, root.ownership()))?.run()
+}
+
 /// A directory on the way down that can be closed and opened again: a tree may be deeper than there are descriptors.
 pub(crate) struct Level {
     dir: DirRef,

@@ -214,6 +214,7 @@ impl<'a> Collector<'a> {
     fn unreferenced(&mut self) -> Result<u64> {
         self.store.sweep()?;
         self.small_records()?;
+        self.store.containers().forget_dead()?;
         let mut bytes = self.layers()?;
         bytes += self.orphan_layers()?;
         bytes += self.blobs()?;

@@ -9,6 +9,7 @@
 //!     oci-layout  index.json  index.json lists the named images; derived from kiln.db, rewritten atomically
 //!     blobs/sha256/<hex>      immutable; a blob that has its name is whole, on disk, and of that digest
 //!   layers/<id>/fs/           one unpacked layer in overlay's upper format; immutable
+//!   containers/<id>/          a container: its writable layer in fs/, and what the crate `container` keeps beside it
 //!   leases/<session>          one per process that uses the store; flock(2)ed by it, lists what it pins
 //!   tmp/<session>.<n>…        drafts of that process; tmp/partial.<digest> is a download that can resume
 //!                             tmp/new.<session> is a lease file that is not locked yet
@@ -42,6 +43,7 @@ mod archive;
 mod builds;
 mod cache;
 mod candidate;
+mod containers;
 mod content;
 mod db;
 mod error;
@@ -63,6 +65,7 @@ mod usage;
 pub use archive::{ArchiveFormat, ImportOptions, LoadOptions, Loaded, OciLayout, SaveImage, SaveReport};
 pub use builds::{BuildInfo, BuildLog, BuildRecord, BuildStatus, Builds};
 pub use cache::{CacheKey, CacheRecords, Record, Steps};
+pub use containers::Containers;
 pub use content::{BlobWriter, Content};
 pub use db::FORMAT;
 pub use error::{Error, Result};

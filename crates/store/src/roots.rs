@@ -44,6 +44,13 @@ impl Roots<'_> {
     }
 }
 
+/// Whoever keeps something.
+pub(crate) fn owners(db: &Connection) -> Result<Vec<String>> {
+    let mut statement = db.prepare_cached("SELECT DISTINCT owner FROM roots")?;
+    let owners = statement.query_map([], |r| r.get(0))?;
+    Ok(owners.collect::<rusqlite::Result<_>>()?)
+}
+
 /// All that is kept by anybody.
 pub(crate) fn all(db: &Connection) -> Result<Vec<Pin>> {
     let mut statement = db.prepare_cached("SELECT item FROM roots")?;

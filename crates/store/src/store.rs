@@ -16,7 +16,8 @@ use crate::error::{Context, Result};
 use crate::lock::{self, LockGuard};
 use crate::session::{self, Lease, Session, guard};
 use crate::{
-    Builds, CacheMounts, CacheRecords, Content, Images, LayerId, Layers, Meta, Roots, Steps, fsutil, index, sources,
+    Builds, CacheMounts, CacheRecords, Containers, Content, Images, LayerId, Layers, Meta, Roots, Steps, fsutil, index,
+    sources,
 };
 
 /// A state directory. Cheap to clone; may be used from any thread, and by any number of processes at once.
@@ -179,6 +180,11 @@ impl Store {
     /// Build records and logs.
     pub fn builds(&self) -> Builds<'_> {
         Builds(self)
+    }
+
+    /// Containers.
+    pub fn containers(&self) -> Containers<'_> {
+        Containers(self)
     }
 
     /// Cache mounts.

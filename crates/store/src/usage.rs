@@ -42,6 +42,8 @@ pub struct Usage {
     pub build_cache: KindUsage,
     /// Cache mounts.
     pub cache_mounts: KindUsage,
+    /// Containers: what they wrote, and their logs.
+    pub containers: KindUsage,
     /// Build logs.
     pub logs: KindUsage,
     /// What sources keep: git, http, packages.
@@ -95,6 +97,14 @@ impl Store {
             usage.cache_mounts.bytes += bytes;
             usage.cache_mounts.reclaimable += bytes;
         }
+        for id in self.containers().list()? {
+            let bytes = count.tree(&self.containers().dir(&id))?;
+            let active = self.containers().try_lock(&id)?.is_none();
+            usage.containers.count += 1;
+            usage.containers.active += u64::from(active);
+            usage.containers.bytes += bytes;
+            usage.containers.reclaimable += if active { 0 } else { bytes };
+        }
         for build in self.builds().list()? {
             usage.logs.count += 1;
             usage.logs.active += u64::from(build.status == crate::BuildStatus::Running);
@@ -115,6 +125,7 @@ impl Store {
         usage.build_cache.active = entries.iter().filter(|e| e.in_use).count() as u64;
         usage.total = usage.images.bytes
             + usage.build_cache.bytes
+            + usage.containers.bytes
             + usage.cache_mounts.bytes
             + usage.logs.bytes
             + usage.sources.bytes
@@ -226,7 +237,7 @@ pub(crate) fn at_most(store: &Store) -> Result<u64> {
         return Ok(u64::MAX);
     }
     let mut bytes = sum.unwrap_or(0) as u64 + layers as u64 * DIRECTORIES;
-    for part in ["content", "mounts", "builds", "sources", "tmp"] {
+    for part in ["content", "containers", "mounts", "builds", "sources", "tmp"] {
         bytes += count.tree(&root.join(part))?;
     }
     Ok(bytes + database(root))

@@ -64,7 +64,7 @@ impl ToolsArgs {
 /// Opens the shell.
 pub fn run(args: &DebugArgs, environment: &Environment) -> Result<ExitCode, CliError> {
     let mut run = RunArgs::simple(&args.image, &args.command, args.user.clone());
-    run.tty = std::io::stdin().is_terminal();
+    run.container.tty = std::io::stdin().is_terminal();
     start(&run, Some(DebugTools { busybox: args.tools.busybox() }), environment)
 }
 

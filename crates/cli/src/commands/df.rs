@@ -44,6 +44,7 @@ pub fn run(args: &DfArgs, environment: &Environment) -> Result<ExitCode, CliErro
     let usage = store.usage().map_err(kiln_engine::Error::from)?;
     let rows = [
         row("Images", &usage.images),
+        row("Containers", &usage.containers),
         row("Build Cache", &usage.build_cache),
         row("Cache Mounts", &usage.cache_mounts),
         row("Downloads", &usage.sources),

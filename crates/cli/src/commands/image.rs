@@ -42,7 +42,7 @@ pub fn run(args: &ImageArgs, environment: &Environment) -> Result<ExitCode, CliE
         ImageCommand::Import(args) => import::run(args, environment),
         ImageCommand::Load(args) => load::run(args, environment),
         ImageCommand::Save(args) => save::run(args, environment),
-        ImageCommand::Inspect(args) => inspect::run(args, environment),
+        ImageCommand::Inspect(args) => inspect::run_images(args, environment),
         ImageCommand::Ls(args) => images::run(args, environment),
         ImageCommand::Prune(args) => image_prune::run(args, environment),
         ImageCommand::Pull(args) => pull::run(args, environment),

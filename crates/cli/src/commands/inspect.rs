@@ -1,13 +1,15 @@
-//! `kiln inspect`, the same as `kiln image inspect`: docker's JSON.
+//! `kiln inspect`, and its forms for containers and images alone: docker's JSON.
 
 use std::process::ExitCode;
 
-use clap::Args;
+use clap::{Args, ValueEnum};
+use kiln_engine::container::{Container, find};
 use kiln_engine::images::{best, id, size, try_find};
 use kiln_engine::oci::{Platform, Reference};
 use kiln_engine::store::{Image, ManifestView, Store};
 use serde_json::{Map, Value, json};
 
+use super::container_json::describe as describe_container;
 use super::parse::platform;
 use crate::environment::Environment;
 use crate::error::CliError;
@@ -15,33 +17,57 @@ use crate::listing::invalid;
 use crate::output;
 use crate::template::Template;
 
-/// Show all that is known of images, as JSON
+/// Show all that is known of containers and images, as JSON
+///
+/// A name that both have is the container's, unless --type says otherwise.
 ///
 /// Examples:
 ///   kiln inspect app
 ///   kiln inspect --format '{{.Config.Entrypoint}}' app
 ///   kiln inspect -f '{{json .Config.Labels}}' app
 ///   kiln inspect -f '{{range .Config.Env}}{{println .}}{{end}}' app
+///   kiln inspect -f '{{.State.ExitCode}}' tests
 ///   kiln inspect --platform linux/arm64 -f '{{.Architecture}}' app
 #[derive(Debug, Args)]
 #[command(verbatim_doc_comment)]
 pub struct InspectArgs {
-    /// Images: names, or beginnings of IDs
-    #[arg(required = true, value_name = "IMAGE")]
-    images: Vec<String>,
+    /// Containers and images: names, or beginnings of IDs
+    #[arg(required = true, value_name = "NAME")]
+    names: Vec<String>,
     /// json, or a Go template
     #[arg(short, long, value_name = "FORMAT")]
     format: Option<String>,
     /// Of an image for several platforms, this one
     #[arg(long, value_name = "PLATFORM")]
     platform: Option<String>,
-    /// What is meant; only image is known
-    #[arg(long = "type", value_name = "TYPE", value_parser = ["image"], hide = true)]
-    kind: Option<String>,
+    /// What is meant
+    #[arg(long = "type", value_name = "TYPE")]
+    kind: Option<Kind>,
+}
+
+/// What can be looked at.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Kind {
+    Container,
+    Image,
 }
 
 /// Prints the JSON, or what the template makes of it. What is not found is told after the others.
 pub fn run(args: &InspectArgs, environment: &Environment) -> Result<ExitCode, CliError> {
+    inspect(args, args.kind, environment)
+}
+
+/// `kiln image inspect`.
+pub fn run_images(args: &InspectArgs, environment: &Environment) -> Result<ExitCode, CliError> {
+    inspect(args, Some(Kind::Image), environment)
+}
+
+/// `kiln container inspect`.
+pub fn run_containers(args: &InspectArgs, environment: &Environment) -> Result<ExitCode, CliError> {
+    inspect(args, Some(Kind::Container), environment)
+}
+
+fn inspect(args: &InspectArgs, kind: Option<Kind>, environment: &Environment) -> Result<ExitCode, CliError> {
     let template = match args.format.as_deref() {
         None | Some("json" | "") => None,
         Some(text) => Some(Template::parse(text).map_err(invalid)?),
@@ -49,8 +75,17 @@ pub fn run(args: &InspectArgs, environment: &Environment) -> Result<ExitCode, Cl
     let wanted = args.platform.as_deref().map(platform).transpose()?;
     let store = environment.store()?;
     let (mut found, mut failed) = (Vec::new(), None);
-    for text in &args.images {
-        match look_up(&store, text, wanted.as_ref()) {
+    for text in &args.names {
+        let container = match kind {
+            Some(Kind::Image) => None,
+            _ => container(&store, text)?,
+        };
+        let value = match (container, kind) {
+            (Some(container), _) => Ok(describe_container(&container)),
+            (None, Some(Kind::Container)) => Err(CliError::failed(format!("No such container: {text}"))),
+            (None, _) => look_up(&store, text, wanted.as_ref()),
+        };
+        match value {
             Ok(value) => found.push(value),
             Err(e) => {
                 if let Some(before) = failed.replace(e) {
@@ -69,6 +104,17 @@ pub fn run(args: &InspectArgs, environment: &Environment) -> Result<ExitCode, Cl
         (None, _) => output::print(&pretty(&Value::Array(compact(found)))?)?,
     }
     failed.map_or(Ok(ExitCode::SUCCESS), Err)
+}
+
+fn container(store: &Store, text: &str) -> Result<Option<Container>, CliError> {
+    match find(store.root(), text) {
+        Ok(mut container) => {
+            container.settle(store).map_err(kiln_engine::Error::from)?;
+            Ok(Some(container))
+        }
+        Err(kiln_engine::container::Error::Missing(_)) => Ok(None),
+        Err(e) => Err(kiln_engine::Error::from(e).into()),
+    }
 }
 
 fn look_up(store: &Store, text: &str, wanted: Option<&Platform>) -> Result<Value, CliError> {

@@ -18,8 +18,16 @@ mod check;
 mod check_leaks;
 mod completions;
 mod confirm;
+mod container;
+mod container_json;
+mod container_prune;
+mod containers;
+mod cp;
+mod create;
 mod debug;
 mod df;
+mod exec;
+mod export;
 mod filters;
 mod history;
 mod image;
@@ -34,13 +42,16 @@ mod logs;
 mod manifest;
 mod parse;
 mod prune;
+mod ps;
 mod pull;
 mod push;
 mod referrers;
+mod rm;
 mod rmi;
 mod run;
 mod save;
 mod ssh_keys;
+mod start;
 mod system;
 mod tag;
 mod version;
@@ -78,6 +89,14 @@ enum Command {
     #[command(visible_alias = "b")]
     Build(Box<build::BuildArgs>),
     Run(Box<run::RunArgs>),
+    Create(Box<create::CreateArgs>),
+    Start(start::StartArgs),
+    Exec(exec::ExecArgs),
+    Cp(cp::CpArgs),
+    Ps(ps::PsArgs),
+    Rm(rm::RmArgs),
+    Export(export::ExportArgs),
+    Container(container::ContainerGroup),
     Debug(debug::DebugArgs),
     Pull(pull::PullArgs),
     Push(push::PushArgs),
@@ -112,6 +131,14 @@ pub fn run(cli: Cli) -> Result<ExitCode, CliError> {
     match cli.command {
         Command::Build(args) => build_run::run(&args, &environment),
         Command::Run(args) => run::run(&args, &environment),
+        Command::Create(args) => create::run(&args, &environment),
+        Command::Start(args) => start::run(&args, &environment),
+        Command::Exec(args) => exec::run(&args, &environment),
+        Command::Cp(args) => cp::run(&args, &environment),
+        Command::Ps(args) => ps::run(&args, &environment),
+        Command::Rm(args) => rm::run(&args, &environment),
+        Command::Export(args) => export::run(&args, &environment),
+        Command::Container(args) => container::run(&args, &environment),
         Command::Debug(args) => debug::run(&args, &environment),
         Command::Pull(args) => pull::run(&args, &environment),
         Command::Push(args) => push::run(&args, &environment),

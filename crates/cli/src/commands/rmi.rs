@@ -7,13 +7,15 @@ use kiln_engine::images::{find, id};
 use kiln_engine::oci::Reference;
 use kiln_engine::store::{Image, Store};
 
+use super::containers::made_from;
 use crate::environment::Environment;
 use crate::error::CliError;
 use crate::output;
 
 /// Remove names of images, and images that have no other name
 ///
-/// What the build cache holds as well stays until `kiln prune`.
+/// What the build cache holds as well stays until `kiln prune`. An image that a container was made from needs --force; the
+/// container keeps its files.
 ///
 /// Examples:
 ///   kiln rmi app:old app:older
@@ -25,7 +27,7 @@ pub struct RmiArgs {
     /// Images: names, or beginnings of IDs
     #[arg(required = true, value_name = "IMAGE")]
     images: Vec<String>,
-    /// By ID: remove all names of the image; do not fail for what is not there
+    /// By ID: remove all names of the image; also one that a container uses; do not fail for what is not there
     #[arg(short, long)]
     force: bool,
     /// Leave the content on disk; `kiln prune` removes it
@@ -63,11 +65,22 @@ pub fn run(args: &RmiArgs, environment: &Environment) -> Result<ExitCode, CliErr
     failed.map_or(Ok(ExitCode::SUCCESS), Err)
 }
 
+/// Docker's rule: an image that a container was made from is removed only by force. The container keeps its files in any case.
+fn refuse_if_used(store: &Store, text: &str, image: &Image) -> Result<(), CliError> {
+    let Some(container) = made_from(store, &image.target)? else { return Ok(()) };
+    let (name, id) = (&container.config.name, container.short_id());
+    Err(CliError::failed(format!("unable to remove {text}: the container {name} ({id}) uses the image"))
+        .with_hint("remove the container before, or the image with --force"))
+}
+
 /// Removes a name, or by ID all of them. Returns whether the image is gone.
 fn remove(store: &Store, text: &str, image: &Image, force: bool) -> Result<bool, CliError> {
     let error = |e| CliError::from(kiln_engine::Error::from(e));
     let rows = store.images().of(&image.target.digest).map_err(error)?;
     let names: Vec<&Reference> = rows.iter().filter_map(|i| i.name.as_ref()).collect();
+    if !force && names.len() < 2 {
+        refuse_if_used(store, text, image)?;
+    }
     let by_name = text.parse::<Reference>().ok().map(Reference::with_default_tag).filter(|n| names.contains(&n));
     match by_name {
         Some(name) => {

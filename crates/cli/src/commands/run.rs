@@ -1,38 +1,53 @@
-//! `kiln run`.
+//! `kiln run`, and what it has in common with `kiln create`.
 
+use std::collections::BTreeMap;
+use std::io::Write;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use clap::Args;
-use kiln_engine::run::{BindMount, DebugTools, Published, RunRequest, run_image};
+use clap::{Args, ValueEnum};
+use kiln_engine::container::{Bind, Container};
+use kiln_engine::run::{DebugTools, Pull, RunRequest, create};
 
+use super::containers::run_attached;
 use crate::environment::Environment;
 use crate::error::{CliError, code};
-use crate::foreground::{Foreground, terminal_size};
 
 /// Run a command in a new container
 ///
-/// The container is in the foreground, on the host's network, and gone afterwards. Its exit code is passed on; 125 means
-/// that it could not be made, 126 that the command can't be executed, 127 that there is no such command.
+/// The container is in the foreground and on the host's network. Afterwards it is kept, with its files, until `kiln rm`; with
+/// --rm it is gone. Its exit code is passed on; 125 means that it could not be made, 126 that the command can't be
+/// executed, 127 that there is no such command.
 ///
 /// Examples:
 ///   kiln run --rm -it debian:bookworm bash
 ///   kiln run --rm -v $PWD:/src -w /src gcc make
+///   kiln run --name tests app make check; kiln cp tests:/src/report.xml .
 #[derive(Debug, Default, Args)]
 #[command(verbatim_doc_comment)]
 pub struct RunArgs {
+    #[command(flatten)]
+    pub container: ContainerArgs,
     /// Image: a name, or the beginning of an ID
     image: String,
     /// Command and its arguments, in place of the image's
     #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
     command: Vec<String>,
+}
+
+/// What a container is to be.
+#[derive(Debug, Default, Args)]
+pub struct ContainerArgs {
+    /// Name of the container; without one it gets a short one
+    #[arg(long, value_name = "NAME")]
+    name: Option<String>,
     /// Keep standard input open
     #[arg(short, long)]
     interactive: bool,
     /// Give the command a terminal
     #[arg(short, long)]
     pub tty: bool,
-    /// Remove the container afterwards; this is always so
+    /// Remove the container when its command has ended
     #[arg(long)]
     rm: bool,
     /// Run a small init as process 1, which reaps processes and passes signals on
@@ -68,6 +83,27 @@ pub struct RunArgs {
     /// Ports; on the host's network every port is reachable as it is, so PORT:PORT is accepted
     #[arg(short, long = "publish", value_name = "PORT:PORT")]
     publish: Vec<String>,
+    /// Set a label of the container
+    #[arg(short, long = "label", value_name = "NAME[=VALUE]")]
+    labels: Vec<String>,
+    /// Write the container's ID to a file, which must not be there yet
+    #[arg(long, value_name = "FILE", value_hint = clap::ValueHint::FilePath)]
+    cidfile: Option<PathBuf>,
+    /// When to ask the registry for the image
+    #[arg(long, value_name = "WHEN", default_value = "missing")]
+    pull: PullWhen,
+    /// Signal that asks the command to stop
+    #[arg(long, value_name = "SIGNAL")]
+    stop_signal: Option<String>,
+}
+
+/// Docker's words.
+#[derive(Debug, Clone, Copy, Default, ValueEnum)]
+enum PullWhen {
+    Always,
+    #[default]
+    Missing,
+    Never,
 }
 
 /// Runs the container.
@@ -76,64 +112,102 @@ pub fn run(args: &RunArgs, environment: &Environment) -> Result<ExitCode, CliErr
 }
 
 impl RunArgs {
-    /// A container in the foreground with the image's own settings.
+    /// A container in the foreground with the image's own settings, which goes with its command.
     pub fn simple(image: &str, command: &[String], user: Option<String>) -> Self {
-        Self { image: image.to_owned(), command: command.to_vec(), interactive: true, user, ..Self::default() }
+        let container = ContainerArgs { interactive: true, rm: true, user, ..ContainerArgs::default() };
+        Self { container, image: image.to_owned(), command: command.to_vec() }
     }
 }
 
 /// Runs a container, or with `debug` a shell in it.
 pub fn start(args: &RunArgs, debug: Option<DebugTools>, environment: &Environment) -> Result<ExitCode, CliError> {
-    let request = RunRequest { debug, ..request(args)? };
+    let request = RunRequest { debug, ..args.container.request(&args.image, &args.command)? };
     let engine = environment.engine().map_err(|e| e.with_code(code::RUN_FAILED))?;
-    let foreground = Foreground::new(args.interactive, args.tty)?;
-    let exit = run_image(&engine, &request, &foreground, foreground.cancel());
-    foreground.detach();
-    match exit {
-        Ok(code) => Ok(ExitCode::from(u8::try_from(code & 0xff).unwrap_or(code::RUN_FAILED))),
-        Err(error) => {
-            let code = match &error {
-                kiln_engine::Error::Executor(e) => e.exit_code().and_then(|c| u8::try_from(c).ok()),
-                kiln_engine::Error::Cancelled => Some(code::INTERRUPTED),
-                _ => None,
-            };
-            Err(CliError::from(error).with_code(code.unwrap_or(code::RUN_FAILED)))
+    let made = args.container.make(|| create(&engine, &request));
+    let mut container = made.map_err(|e| e.with_code(code::RUN_FAILED))?;
+    run_attached(&engine, &mut container, request.interactive, request.debug.as_ref())
+}
+
+impl ContainerArgs {
+    /// Makes a container and writes its ID where that was asked for.
+    pub fn make(&self, create: impl FnOnce() -> Result<Container, kiln_engine::Error>) -> Result<Container, CliError> {
+        let file = self.cidfile.as_ref().map(|path| {
+            std::fs::File::create_new(path).map(|file| (file, path)).map_err(|e| {
+                CliError::failed(format!("cannot create the container ID file {}: {e}", path.display()))
+                    .with_hint("make sure that no other container has it, and delete it")
+            })
+        });
+        let file = file.transpose()?;
+        let made = create();
+        if let Some((mut file, path)) = file {
+            let written = made.as_ref().map(|container| file.write_all(container.id().as_bytes()));
+            if !matches!(written, Ok(Ok(()))) {
+                let _ = std::fs::remove_file(path);
+            }
         }
+        Ok(made?)
+    }
+
+    /// What the engine is asked for.
+    pub fn request(&self, image: &str, command: &[String]) -> Result<RunRequest, CliError> {
+        let host_network = match self.network.as_str() {
+            "host" | "default" | "" => true,
+            "none" => false,
+            other => return Err(CliError::usage(format!("--network {other}: use host or none"))),
+        };
+        if let Some(signal) = &self.stop_signal {
+            super::containers::signal(signal)?;
+        }
+        Ok(RunRequest {
+            image: image.to_owned(),
+            pull: match self.pull {
+                PullWhen::Always => Pull::Always,
+                PullWhen::Missing => Pull::Missing,
+                PullWhen::Never => Pull::Never,
+            },
+            name: self.name.clone().unwrap_or_default(),
+            labels: labels(&self.labels),
+            auto_remove: self.rm,
+            command: command.to_vec(),
+            interactive: self.interactive,
+            tty: self.tty,
+            init: self.init,
+            env: variables(&self.env_files, &self.env)?,
+            binds: self.volumes.iter().map(|v| volume(v)).collect::<Result<_, _>>()?,
+            workdir: self.workdir.clone(),
+            user: self.user.clone(),
+            entrypoint: self.entrypoint.clone(),
+            host_network,
+            hostname: self.hostname.clone(),
+            read_only: self.read_only,
+            ports: self.publish.iter().map(|p| published(p)).collect::<Result<_, _>>()?,
+            stop_signal: self.stop_signal.clone(),
+            debug: None,
+        })
     }
 }
 
-fn request(args: &RunArgs) -> Result<RunRequest, CliError> {
-    let host_network = match args.network.as_str() {
-        "host" | "default" | "" => true,
-        "none" => false,
-        other => return Err(CliError::usage(format!("--network {other}: use host or none"))),
+/// `NAME=VALUE`, or `NAME` with an empty value.
+fn labels(texts: &[String]) -> BTreeMap<String, String> {
+    let pair = |text: &String| {
+        let (name, value) = text.split_once('=').unwrap_or((text, ""));
+        (name.to_owned(), value.to_owned())
     };
+    texts.iter().map(pair).collect()
+}
+
+/// The variables of files, then those of flags.
+pub fn variables(files: &[PathBuf], flags: &[String]) -> Result<Vec<String>, CliError> {
     let mut env = Vec::new();
-    for file in &args.env_files {
+    for file in files {
         let text = std::fs::read_to_string(file).map_err(|e| {
             CliError::failed(format!("cannot read {}: {e}", file.display())).with_code(code::RUN_FAILED)
         })?;
         let lines = text.trim_start_matches('\u{feff}').lines().map(str::trim_start);
         env.extend(lines.filter(|l| !l.is_empty() && !l.starts_with('#')).filter_map(variable));
     }
-    env.extend(args.env.iter().filter_map(|e| variable(e)));
-    Ok(RunRequest {
-        image: args.image.clone(),
-        command: args.command.clone(),
-        interactive: args.interactive,
-        terminal: args.tty.then(terminal_size),
-        init: args.init,
-        env,
-        mounts: args.volumes.iter().map(|v| volume(v)).collect::<Result<_, _>>()?,
-        workdir: args.workdir.clone(),
-        user: args.user.clone(),
-        entrypoint: args.entrypoint.clone(),
-        host_network,
-        hostname: args.hostname.clone(),
-        read_only: args.read_only,
-        debug: None,
-        published: args.publish.iter().map(|p| published(p)).collect::<Result<_, _>>()?,
-    })
+    env.extend(flags.iter().filter_map(|e| variable(e)));
+    Ok(env)
 }
 
 /// `NAME=VALUE`; the value of a name alone is the environment's.
@@ -144,7 +218,7 @@ fn variable(text: &str) -> Option<String> {
     }
 }
 
-fn volume(text: &str) -> Result<BindMount, CliError> {
+fn volume(text: &str) -> Result<Bind, CliError> {
     let parts: Vec<&str> = text.split(':').collect();
     let (source, target, mode) = match parts[..] {
         [source, target] => (source, target, "rw"),
@@ -162,10 +236,12 @@ fn volume(text: &str) -> Result<BindMount, CliError> {
         "rw" | "z" | "Z" => false,
         other => return Err(CliError::usage(format!("--volume {text}: the option {other} is not supported"))),
     };
-    Ok(BindMount { source: PathBuf::from(source), target: PathBuf::from(target), readonly })
+    // A container may be started from somewhere else.
+    let source = std::path::absolute(source).map_err(|e| CliError::usage(format!("--volume {text}: {e}")))?;
+    Ok(Bind { source, target: PathBuf::from(target), readonly })
 }
 
-fn published(text: &str) -> Result<Published, CliError> {
+fn published(text: &str) -> Result<u16, CliError> {
     let bad = || {
         CliError::usage(format!(
             "--publish {text}: the container is on the host's network, so only PORT:PORT with equal ports is possible"
@@ -176,5 +252,5 @@ fn published(text: &str) -> Result<Published, CliError> {
     let host = host.rsplit(':').next().unwrap_or(host);
     let port = |p: &str| p.parse::<u16>().map_err(|_| bad());
     let (host, container) = (port(host)?, port(container)?);
-    if host != container { Err(bad()) } else { Ok(Published { port: host }) }
+    if host != container { Err(bad()) } else { Ok(host) }
 }

@@ -177,7 +177,9 @@ impl Sandbox {
         let kiln = self.path("kiln");
         let binary = env!("CARGO_BIN_EXE_kiln");
         // A copy can't be started while a child of another test's thread has it open for writing.
-        std::fs::hard_link(binary, &kiln).or_else(|_| std::fs::copy(binary, &kiln).map(drop)).expect("it is there");
+        if !kiln.exists() {
+            std::fs::hard_link(binary, &kiln).or_else(|_| std::fs::copy(binary, &kiln).map(drop)).expect("it is there");
+        }
         let template = self.command(args);
         let mut command = Command::new(&kiln);
         command.args(template.get_args()).env_clear().current_dir(self.dir.path()).stdin(Stdio::null());

@@ -128,16 +128,21 @@ impl<'a> Placer<'a> {
     ) -> Result<T> {
         match make(place) {
             Err(Errno::EXIST) => {
-                self.clear(place)?;
+                self.clear(place, FileKind::File)?;
                 make(place).at(what, &place.path)
             }
             made => made.at(what, &place.path),
         }
     }
 
-    /// Removes what is in the way.
-    fn clear(&mut self, place: &Place<'_>) -> Result<()> {
+    /// Removes what is in the way of something of this kind.
+    fn clear(&mut self, place: &Place<'_>, new: FileKind) -> Result<()> {
         let Some(old) = look(&place.parent.fd, place.name, &place.path)? else { return Ok(()) };
+        if let Meaning::Files { keep_kinds: true, .. } = self.meaning
+            && (old.kind == FileKind::Dir) != (new == FileKind::Dir)
+        {
+            return Err(RootfsError::CannotReplace { path: place.path.clone(), existing: old.kind, new });
+        }
         match old.kind {
             FileKind::Dir => {
                 self.root.remove_all(&place.path)?;
@@ -168,7 +173,7 @@ impl<'a> Placer<'a> {
             Err(Errno::EXIST) => {
                 let old = look(&place.parent.fd, place.name, &place.path)?;
                 if old.is_none_or(|old| old.kind != FileKind::Dir) {
-                    self.clear(&place)?;
+                    self.clear(&place, FileKind::Dir)?;
                     rustix::fs::mkdirat(dir, place.name, Mode::RWXU).at("create directory", &place.path)?;
                     // What was there (a whiteout, a file) hides a directory of the layers below; this one must as well.
                     if self.is_layer() {

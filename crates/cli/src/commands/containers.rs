@@ -1,0 +1,125 @@
+//! What the commands about containers share.
+
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use kiln_engine::container::{Container, find, list};
+use kiln_engine::containers::{Connection, Streams, start};
+use kiln_engine::oci::Descriptor;
+use kiln_engine::run::DebugTools;
+use kiln_engine::store::Store;
+use kiln_engine::{Engine, Error};
+
+use crate::environment::Environment;
+use crate::error::{CliError, code};
+use crate::foreground::{Foreground, terminal_size};
+use crate::output;
+
+/// The container that a user means. Nothing is opened for that, no namespace entered.
+pub fn named(environment: &Environment, text: &str) -> Result<Container, CliError> {
+    Ok(find(environment.root(), text).map_err(Error::from)?)
+}
+
+/// A container that was made from an image.
+pub fn made_from(store: &Store, image: &Descriptor) -> Result<Option<Container>, CliError> {
+    let containers = list(store.root()).map_err(Error::from)?;
+    if containers.is_empty() {
+        return Ok(None);
+    }
+    let views = store.images().manifests(image).map_err(Error::from)?;
+    let ids: Vec<String> = views.into_iter().map(|v| v.manifest.config.digest.to_string()).collect();
+    Ok(containers.into_iter().find(|c| ids.contains(&c.config.image_id)))
+}
+
+/// Does something for each of several containers and prints their names, as docker does. Those that fail are told, and the
+/// others done all the same.
+pub fn each(names: &[String], mut work: impl FnMut(&str) -> Result<(), CliError>) -> Result<ExitCode, CliError> {
+    let mut failed: Option<CliError> = None;
+    for name in names {
+        match work(name) {
+            Ok(()) => output::print(&format!("{name}\n"))?,
+            Err(e) => {
+                if let Some(before) = failed.replace(e) {
+                    before.show();
+                }
+            }
+        }
+    }
+    failed.map_or(Ok(ExitCode::SUCCESS), Err)
+}
+
+/// Starts a container with the user's terminal and streams, and follows it to its end.
+pub fn run_attached(
+    engine: &Arc<Engine>,
+    container: &mut Container,
+    interactive: bool,
+    debug: Option<&DebugTools>,
+) -> Result<ExitCode, CliError> {
+    let tty = container.config.tty;
+    let foreground = Foreground::new(interactive, tty)?;
+    let streams = Streams::own(interactive, tty.then(terminal_size))?;
+    let connection = Connection { streams, attach: &foreground, cancel: foreground.cancel() };
+    let exit = start(engine, container, debug, connection);
+    foreground.detach();
+    passed_on(exit, code::RUN_FAILED)
+}
+
+/// The exit code of a process in a container is kiln's; `failed` is that of a failure without one of its own.
+pub fn passed_on(exit: Result<i32, Error>, failed: u8) -> Result<ExitCode, CliError> {
+    match exit {
+        Ok(code) => Ok(ExitCode::from(u8::try_from(code & 0xff).unwrap_or(code::RUN_FAILED))),
+        Err(error) => {
+            let code = match &error {
+                Error::Executor(e) => e.exit_code().and_then(|c| u8::try_from(c).ok()),
+                Error::Cancelled => Some(code::INTERRUPTED),
+                _ => None,
+            };
+            Err(CliError::from(error).with_code(code.unwrap_or(failed)))
+        }
+    }
+}
+
+/// Signals by the names that users give them.
+const SIGNALS: [(&str, i32); 31] = [
+    ("HUP", libc::SIGHUP),
+    ("INT", libc::SIGINT),
+    ("QUIT", libc::SIGQUIT),
+    ("ILL", libc::SIGILL),
+    ("TRAP", libc::SIGTRAP),
+    ("ABRT", libc::SIGABRT),
+    ("BUS", libc::SIGBUS),
+    ("FPE", libc::SIGFPE),
+    ("KILL", libc::SIGKILL),
+    ("USR1", libc::SIGUSR1),
+    ("SEGV", libc::SIGSEGV),
+    ("USR2", libc::SIGUSR2),
+    ("PIPE", libc::SIGPIPE),
+    ("ALRM", libc::SIGALRM),
+    ("TERM", libc::SIGTERM),
+    ("STKFLT", libc::SIGSTKFLT),
+    ("CHLD", libc::SIGCHLD),
+    ("CONT", libc::SIGCONT),
+    ("STOP", libc::SIGSTOP),
+    ("TSTP", libc::SIGTSTP),
+    ("TTIN", libc::SIGTTIN),
+    ("TTOU", libc::SIGTTOU),
+    ("URG", libc::SIGURG),
+    ("XCPU", libc::SIGXCPU),
+    ("XFSZ", libc::SIGXFSZ),
+    ("VTALRM", libc::SIGVTALRM),
+    ("PROF", libc::SIGPROF),
+    ("WINCH", libc::SIGWINCH),
+    ("IO", libc::SIGIO),
+    ("PWR", libc::SIGPWR),
+    ("SYS", libc::SIGSYS),
+];
+
+/// A signal by name, with or without `SIG`, or by number.
+pub fn signal(text: &str) -> Result<i32, CliError> {
+    let upper = text.to_ascii_uppercase();
+    let name = upper.strip_prefix("SIG").unwrap_or(&upper);
+    let known = |number: &i32| SIGNALS.iter().any(|(_, n)| n == number);
+    let by_name = SIGNALS.iter().find(|(n, _)| *n == name).map(|(_, number)| *number);
+    let found = by_name.or_else(|| text.parse().ok().filter(known));
+    found.ok_or_else(|| CliError::usage(format!("invalid signal: {text}")))
+}

@@ -1,0 +1,266 @@
+//! What is recorded of one container.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use kiln_oci::Timestamp;
+use kiln_store::{LayerId, Snapshot, Store};
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+
+use crate::error::{Error, Result};
+use crate::process::Process;
+
+/// What a container was made from. All that a start needs is here: the image may be gone by then.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+pub struct Config {
+    /// 64 hex digits.
+    pub id: String,
+    /// Unique.
+    pub name: String,
+    /// When it was made.
+    pub created: Option<Timestamp>,
+    /// The image, as it was named.
+    pub image: String,
+    /// The image's ID.
+    pub image_id: String,
+    /// The image's layers, lowest first.
+    pub layers: Vec<String>,
+    /// Entry point, as far as there is one.
+    pub entrypoint: Vec<String>,
+    /// Command, or the entry point's arguments.
+    pub command: Vec<String>,
+    /// `NAME=value`.
+    pub env: Vec<String>,
+    /// Working directory.
+    pub workdir: String,
+    /// `name|uid[:group|gid]`; empty is root.
+    pub user: String,
+    /// Host name.
+    pub hostname: String,
+    /// Labels, the image's included.
+    pub labels: BTreeMap<String, String>,
+    /// It has a terminal.
+    pub tty: bool,
+    /// Its standard input is open.
+    pub interactive: bool,
+    /// A small init is process 1.
+    pub init: bool,
+    /// The root can't be written to.
+    pub read_only: bool,
+    /// The host's network rather than none.
+    pub host_network: bool,
+    /// Bind mounts.
+    pub binds: Vec<Bind>,
+    /// Ports that were asked for; on the host's network they are reachable as they are.
+    pub ports: Vec<u16>,
+    /// What `stop` sends.
+    pub stop_signal: Option<String>,
+    /// It goes with its command.
+    pub auto_remove: bool,
+}
+
+/// A path of the host in the container.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Bind {
+    /// On the host; absolute.
+    pub source: PathBuf,
+    /// In the container.
+    pub target: PathBuf,
+    /// Not to be written to.
+    pub readonly: bool,
+}
+
+/// What became of a container.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+pub struct State {
+    /// Its first process.
+    pub process: Option<Process>,
+    /// The kiln that watches it.
+    pub monitor: Option<Process>,
+    /// The descriptor in that kiln which is the container's root without its mounts.
+    pub root: Option<i32>,
+    /// When it was started last.
+    pub started: Option<Timestamp>,
+    /// When that ended.
+    pub finished: Option<Timestamp>,
+    /// How it ended.
+    pub exit_code: Option<i32>,
+    /// Why it could not be started.
+    #[serde(default)]
+    pub error: String,
+}
+
+/// What a container is doing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Status {
+    /// It never ran.
+    Created,
+    /// It runs.
+    Running,
+    /// It ran.
+    Exited,
+}
+
+impl Status {
+    /// Docker's word.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Created => "created",
+            Self::Running => "running",
+            Self::Exited => "exited",
+        }
+    }
+}
+
+/// The exit code of what was killed.
+const KILLED: i32 = 137;
+
+/// A container, as it was when it was looked at.
+#[derive(Debug, Clone)]
+pub struct Container {
+    /// What it was made from.
+    pub config: Config,
+    /// What became of it.
+    pub state: State,
+    dir: PathBuf,
+}
+
+impl Container {
+    pub(crate) fn new(dir: PathBuf, config: Config) -> Self {
+        Self { config, state: State::default(), dir }
+    }
+
+    /// Reads what is recorded; `None` if there is nothing.
+    pub(crate) fn load(dir: &Path) -> Result<Option<Self>> {
+        let Some(config) = read(&dir.join("config.json"))? else { return Ok(None) };
+        let state = read(&dir.join("state.json"))?.unwrap_or_default();
+        Ok(Some(Self { config, state, dir: dir.to_owned() }))
+    }
+
+    /// Looks again. A container that was removed meanwhile is missing.
+    pub fn reload(&mut self) -> Result<()> {
+        *self = Self::load(&self.dir)?.ok_or_else(|| Error::Missing(self.config.name.clone()))?;
+        Ok(())
+    }
+
+    /// Its id.
+    pub fn id(&self) -> &str {
+        &self.config.id
+    }
+
+    /// The beginning of its id, as lists show it.
+    pub fn short_id(&self) -> &str {
+        self.config.id.get(..12).unwrap_or(&self.config.id)
+    }
+
+    /// Its directory in the store.
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    /// Where what it writes is kept.
+    pub fn log_path(&self) -> PathBuf {
+        self.dir.join("log")
+    }
+
+    /// Program and arguments.
+    pub fn argv(&self) -> Vec<String> {
+        self.config.entrypoint.iter().chain(&self.config.command).cloned().collect()
+    }
+
+    /// The state of the files below its own.
+    pub fn below(&self) -> Result<Snapshot> {
+        let layers = self.config.layers.iter().map(|id| id.parse::<LayerId>());
+        Ok(Snapshot(layers.collect::<Result<_, _>>()?))
+    }
+
+    /// What it is doing now.
+    pub fn status(&self) -> Status {
+        let lives = |process: &Option<Process>| process.as_ref().is_some_and(Process::lives);
+        match &self.state {
+            State { process: None, .. } => Status::Created,
+            State { exit_code: Some(_), .. } => Status::Exited,
+            state if lives(&state.process) && lives(&state.monitor) => Status::Running,
+            _ => Status::Exited,
+        }
+    }
+
+    /// How it ended; 0 before.
+    pub fn exit_code(&self) -> i32 {
+        match (self.state.exit_code, self.status()) {
+            (Some(code), _) => code,
+            (None, Status::Exited) => KILLED,
+            (None, _) => 0,
+        }
+    }
+
+    /// Sends its first process a signal; false if it does not run.
+    pub fn signal(&self, signal: i32) -> Result<bool> {
+        match &self.state.process {
+            Some(process) if self.status() == Status::Running => {
+                process.signal(signal).map_err(Error::io("send a signal to", &self.dir))
+            }
+            _ => Ok(false),
+        }
+    }
+
+    /// Waits until it has ended and that is recorded, at most for this long; whether it has.
+    pub fn wait(&self, limit: Option<Duration>) -> Result<bool> {
+        match &self.state.monitor {
+            Some(monitor) => monitor.wait(limit).map_err(Error::io("wait for", &self.dir)),
+            None => Ok(true),
+        }
+    }
+
+    /// Records the end of a container that was killed together with the kiln that watched it.
+    pub fn settle(&mut self, store: &Store) -> Result<()> {
+        if self.status() == Status::Exited
+            && self.state.exit_code.is_none()
+            && let Some(_lock) = store.containers().try_lock(self.id())?
+        {
+            self.reload()?;
+            self.bury()?;
+        }
+        Ok(())
+    }
+
+    /// The same for who has the lock; waits for processes that are being killed.
+    pub fn bury(&mut self) -> Result<()> {
+        if self.state.exit_code.is_some() || self.state.process.is_none() {
+            return Ok(());
+        }
+        // The lock of its kiln is free, so that is gone, and the container follows within milliseconds.
+        let start = std::time::Instant::now();
+        while self.state.process.as_ref().is_some_and(Process::lives) && start.elapsed().as_secs() < 10 {
+            std::thread::sleep(std::time::Duration::from_millis(2));
+        }
+        let finished = Some(Timestamp::now());
+        self.save(State { finished, exit_code: Some(KILLED), ..self.state.clone() })
+    }
+
+    /// Records what became of it. The lock must be held.
+    pub fn save(&mut self, state: State) -> Result<()> {
+        let (draft, path) = (self.dir.join("state.json.new"), self.dir.join("state.json"));
+        write(&draft, &state).and_then(|()| fs::rename(&draft, &path)).map_err(Error::io("write", &path))?;
+        self.state = state;
+        Ok(())
+    }
+}
+
+pub(crate) fn write(path: &Path, value: &impl Serialize) -> io::Result<()> {
+    fs::write(path, serde_json::to_vec_pretty(value)?)
+}
+
+fn read<T: DeserializeOwned>(path: &Path) -> Result<Option<T>> {
+    match fs::read(path) {
+        Ok(bytes) => {
+            serde_json::from_slice(&bytes).map(Some).map_err(|source| Error::Record { path: path.to_owned(), source })
+        }
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(e) => Err(Error::io("read", path)(e)),
+    }
+}
