@@ -204,7 +204,8 @@ fn copies_stay_in_the_container_whatever_its_links_say() {
         (["ctx", "cc:/real/f"], "cannot copy directory"),
         (["ctx/none", "cc:/"], "no such file or directory"),
         (["cc:/none", "."], "Could not find the file /none in container cc"),
-        (["cc:/real/f/", "."], "not a directory"),
+        (["cc:/real/f/", "."], "cc:/real/f/: not a directory"),
+        (["ctx/new", "cc:/real/f/"], "cc:/real/f/: not a directory"),
     ] {
         s.kiln(&["cp", args[0], args[1]]).fails(1).says(&[message]);
     }
@@ -213,7 +214,7 @@ fn copies_stay_in_the_container_whatever_its_links_say() {
 
 #[test]
 fn tar_streams_go_both_ways_and_owners_are_kept_if_asked() {
-    let Some(s) = with_image("RUN mkdir /d /etc && echo f > /d/f && chown -R 7:8 /d && chmod 640 /d/f\n") else {
+    let Some(s) = with_image("RUN mkdir /d /opt && echo f > /d/f && chown -R 7:8 /d && chmod 640 /d/f\n") else {
         return;
     };
     s.kiln(&["create", "--name", "aa", "box"]).ok();
@@ -237,7 +238,7 @@ fn tar_streams_go_both_ways_and_owners_are_kept_if_asked() {
     assert_eq!(unpack(&[], "bb:/tmp/none"), Some(1));
     s.kiln(&["start", "-a", "bb"]).ok();
     assert_eq!(unpack(&["-a"], "bb:/bin"), Some(0));
-    assert_eq!(unpack(&[], "bb:/etc"), Some(0));
+    assert_eq!(unpack(&[], "bb:/opt"), Some(0));
     let listing = s.command(["export", "bb"]).output().unwrap();
     let mut archive = tar::Archive::new(&listing.stdout[..]);
     let owner = |path: &str, entry: &tar::Entry<'_, &[u8]>| {
@@ -247,7 +248,7 @@ fn tar_streams_go_both_ways_and_owners_are_kept_if_asked() {
     let mut found = Vec::new();
     for entry in archive.entries().unwrap() {
         let entry = entry.unwrap();
-        found.extend(["bin/d/f", "etc/d/f"].into_iter().filter_map(|p| owner(p, &entry)));
+        found.extend(["bin/d/f", "opt/d/f"].into_iter().filter_map(|p| owner(p, &entry)));
     }
     assert_eq!(found, [(7, 0o640), (0, 0o640)]);
 }

@@ -84,7 +84,7 @@ pub fn pack(from: Side<'_>, options: Options, out: &mut dyn Write) -> Result<()>
 
 /// Unpacks a tar stream into a directory.
 pub fn unpack(archive: impl Read, to: Side<'_>, options: Options) -> Result<()> {
-    let path = to.root.resolve(to.path)?;
+    let path = to.resolve(true)?;
     match to.root.try_stat(&path, false)? {
         Some(stat) if stat.kind == FileKind::Dir => {}
         Some(_) => return Err(Error::Copy(format!("destination \"{}\" must be a directory", to.shown(to.path)))),
@@ -100,6 +100,18 @@ fn extraction(options: Options) -> ExtractOptions {
 }
 
 impl Side<'_> {
+    /// The path without links, the last one only with `follow`.
+    fn resolve(&self, follow: bool) -> Result<PathBuf> {
+        let path = if follow { self.root.resolve(self.path) } else { self.root.resolve_parent(self.path) };
+        path.map_err(
+            |e| if e.io_kind() == Some(io::ErrorKind::NotADirectory) { self.not_a_directory() } else { e.into() },
+        )
+    }
+
+    fn not_a_directory(&self) -> Error {
+        Error::Copy(format!("{}: not a directory", self.shown(self.path)))
+    }
+
     fn shown(&self, path: &Path) -> String {
         match self.container {
             Some(name) => format!("{name}:{}", path.display()),
@@ -119,11 +131,11 @@ impl Source {
     fn find(from: Side<'_>, options: Options) -> Result<Self> {
         let (named_dir, contents) = (names_directory(from.path), ends_with_dot(from.path));
         let follow = options.follow || named_dir;
-        let path = if follow { from.root.resolve(from.path)? } else { from.root.resolve_parent(from.path)? };
+        let path = from.resolve(follow)?;
         let stat = from.root.try_stat(&path, false)?.ok_or_else(|| from.missing(from.path))?;
         let is_dir = stat.kind == FileKind::Dir;
         if named_dir && !is_dir {
-            return Err(Error::Copy(format!("{}: not a directory", from.shown(from.path))));
+            return Err(from.not_a_directory());
         }
         // A link that is followed keeps its name; `/` and `..` have none of their own.
         let last = from.path.components().next_back();
@@ -144,7 +156,7 @@ impl Source {
 
 /// The directory that is written to, and what the source is called in it.
 fn destination(to: Side<'_>, source: &Source) -> Result<(PathBuf, OsString)> {
-    let path = to.root.resolve(to.path)?;
+    let path = to.resolve(true)?;
     match to.root.try_stat(&path, false)? {
         Some(stat) if stat.kind == FileKind::Dir => {
             let name = if source.contents { OsString::from(".") } else { source.name.clone() };
@@ -152,7 +164,7 @@ fn destination(to: Side<'_>, source: &Source) -> Result<(PathBuf, OsString)> {
         }
         Some(_) if source.is_dir => return Err(Error::Copy("cannot copy directory".to_owned())),
         Some(_) if names_directory(to.path) => {
-            return Err(Error::Copy(format!("{}: not a directory", to.shown(to.path))));
+            return Err(to.not_a_directory());
         }
         None if !source.is_dir && names_directory(to.path) => return Err(Error::Copy("no such directory".to_owned())),
         _ => {}
