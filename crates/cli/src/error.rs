@@ -1,11 +1,12 @@
 //! Errors as the user sees them: what happened, where, what to do, and the exit code.
 
 use std::io::IsTerminal;
+use std::sync::Arc;
 
 use kiln_engine::error::{Cause, StepError};
 use kiln_engine::leaks::Leak;
 use kiln_engine::rootfs::RootfsError;
-use kiln_engine::{Error, Finding, place_of};
+use kiln_engine::{Engine, Error, Finding, human_size, place_of};
 
 use crate::excerpt;
 
@@ -67,6 +68,21 @@ impl CliError {
             Error::Step(step) => step_error(*step, output_shown),
             other => other.into(),
         }
+    }
+
+    /// Of a transfer into the store. Where there was no room for it, gives back what it took, and says how much that is.
+    pub fn of_transfer(error: Error, engine: Arc<Engine>, what: &str) -> Self {
+        if !error.is_disk_full() || matches!(error, Error::Io { .. }) {
+            return error.into();
+        }
+        let store = engine.store.clone();
+        // It holds what it made against collection.
+        drop(engine);
+        _ = store.collect();
+        let free = store.free_space().map_or_else(|_| "what".to_owned(), |free| format!("the {}", human_size(free)));
+        let place = store.root().display();
+        Self::failed(format!("no space left for {what} in {place}: it needs more than {free} that is free there"))
+            .with_hint(format!("{MAKE_ROOM}; --root or KILN_ROOT put the store elsewhere"))
     }
 
     /// The exit code.
@@ -189,23 +205,14 @@ fn chain(error: &dyn std::error::Error) -> String {
     text
 }
 
-/// Whether there was no room, wherever that was noticed.
-fn is_disk_full(error: &Error) -> bool {
-    use std::io::ErrorKind::{QuotaExceeded, StorageFull};
-    let io = |e: &(dyn std::error::Error + 'static)| {
-        e.downcast_ref().is_some_and(|e: &std::io::Error| matches!(e.kind(), StorageFull | QuotaExceeded))
-    };
-    let causes = std::iter::successors(std::error::Error::source(error), |e| e.source());
-    matches!(error, Error::Store(kiln_engine::store::Error::DiskFull { .. })) || causes.into_iter().any(io)
-}
+/// What to do about a full disk.
+const MAKE_ROOM: &str = "`kiln system df` shows what uses the space, `kiln prune` frees it";
 
 fn hint(error: &Error) -> Option<String> {
     match error {
         // A file of the user's own, such as an archive.
-        Error::Io { .. } if is_disk_full(error) => Some("make room there, or choose another place".to_owned()),
-        _ if is_disk_full(error) => {
-            Some("`kiln system df` shows what uses the space, `kiln prune` frees it".to_owned())
-        }
+        Error::Io { .. } if error.is_disk_full() => Some("make room there, or choose another place".to_owned()),
+        _ if error.is_disk_full() => Some(MAKE_ROOM.to_owned()),
         Error::Store(
             kiln_engine::store::Error::BlobDamaged { .. }
             | kiln_engine::store::Error::BlobMissing(_)

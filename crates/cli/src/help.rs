@@ -56,12 +56,15 @@ fn suggest(command: &Command, error: &mut clap::Error) {
             nearest(name, listed).filter(|_| instead(name).is_none()).map(str::to_owned)
         }
         _ if error.kind() == ErrorKind::UnknownArgument => {
-            error.insert(ContextKind::Suggested, ContextValue::None);
+            error.remove(ContextKind::Suggested);
             return;
         }
         _ => return,
     };
-    error.insert(ContextKind::SuggestedSubcommand, nearest.map_or(ContextValue::None, ContextValue::String));
+    match nearest {
+        Some(name) => error.insert(ContextKind::SuggestedSubcommand, ContextValue::String(name)),
+        None => error.remove(ContextKind::SuggestedSubcommand),
+    };
 }
 
 fn instead(command: &str) -> Option<&'static str> {

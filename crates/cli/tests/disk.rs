@@ -147,3 +147,21 @@ fn df_adds_up_to_what_the_file_system_says() {
     let rows = sandbox.kiln(&["system", "df", "--format", "{{.Type}}={{.Active}}"]).ok().stdout;
     assert_eq!(rows.lines().next(), Some("Images=1"));
 }
+
+#[test]
+fn an_unfinished_download_is_told_of_and_goes_with_a_prune() {
+    let sandbox = Sandbox::bare("");
+    sandbox.kiln(&["images"]).ok();
+    let partial = sandbox.path(format!("store/tmp/partial.sha256.{}", "5".repeat(64)));
+    std::fs::write(&partial, noise(1, MB)).unwrap();
+    let df = sandbox.kiln(&["system", "df", "--format", "{{.Type}} {{.TotalCount}} {{.Reclaimable}}"]).ok();
+    assert!(df.stdout.contains("Downloads 1 1.05MB (100%)"), "{}", df.stdout);
+    // Somebody goes on with it.
+    let lock = std::fs::File::open(&partial).unwrap();
+    lock.lock().unwrap();
+    sandbox.kiln(&["prune", "-f"]).ok();
+    assert!(partial.exists());
+    drop(lock);
+    let pruned = sandbox.kiln(&["prune", "-f"]).ok();
+    assert!(pruned.stdout.contains("Removed: 1 unfinished download\n") && !partial.exists(), "{}", pruned.stdout);
+}

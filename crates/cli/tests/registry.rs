@@ -11,6 +11,8 @@ mod config;
 mod faults;
 #[path = "registry/layers.rs"]
 mod layers;
+#[path = "registry/room.rs"]
+mod room;
 #[path = "registry/roundtrip.rs"]
 mod roundtrip;
 #[path = "registry/streams.rs"]

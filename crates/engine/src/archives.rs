@@ -5,9 +5,10 @@
 use std::io::{self, Read};
 use std::path::PathBuf;
 
+use kiln_compress::limit_exceeded;
 use kiln_oci::{Descriptor, Platform, Reference};
-use kiln_rootfs::Root;
 use kiln_rootfs::apply::{ExtractOptions, Limits, extract};
+use kiln_rootfs::{Root, RootfsError};
 use kiln_source::{HttpOptions, redact_url};
 use kiln_store::{ArchiveFormat, ImportOptions, LayerMeta, LoadOptions, Loaded, OciLayout, SaveImage, Snapshot};
 
@@ -20,7 +21,7 @@ use crate::pack::PackOptions;
 use crate::request::{Destination, LayerFormat};
 use crate::steps::Step;
 
-/// Left free on the file system, whatever an archive says that it holds.
+/// At most this, and of little a twentieth, is left free on the file system.
 const SPARE: u64 = 64 << 20;
 
 /// Images to write.
@@ -109,8 +110,7 @@ impl Engine {
         platform: Option<&Platform>,
         step: &Step,
     ) -> Result<Vec<LoadedImage>> {
-        let max_size = self.store.free_space()?.saturating_sub(SPARE).max(1);
-        let options = LoadOptions { content_only: true, max_size };
+        let options = LoadOptions { content_only: true, max_size: self.room()? };
         let loaded = match source {
             LoadSource::Layout(path) => OciLayout::open(&path)?.load(platform, &self.store)?,
             LoadSource::Stream(reader, total) => {
@@ -118,6 +118,7 @@ impl Engine {
             }
         };
         let chosen = loaded.into_iter().map(|image| self.of_platform(image, platform)).collect::<Result<Vec<_>>>()?;
+        let _many = self.store.images().many()?;
         chosen.into_iter().map(|image| self.record(image)).collect()
     }
 
@@ -180,6 +181,12 @@ impl Engine {
         })
     }
 
+    /// Bytes that an archive may take, whatever it says that it holds: the disk is not to be full after it.
+    fn room(&self) -> Result<u64> {
+        let free = self.store.free_space()?;
+        Ok((free - (free / 20).min(SPARE)).max(1))
+    }
+
     fn import_files(
         &self,
         reader: Box<dyn Read + Send>,
@@ -191,13 +198,19 @@ impl Engine {
         let (_, plain) = kiln_compress::decoder(Box::new(Counted::new(reader, step, "archive", total))).map_err(bad)?;
         let draft = self.store.layers().draft()?;
         let root = Root::open(draft.fs())?.with_ownership(self.ownership);
-        let room = self.store.free_space()?.saturating_sub(SPARE).max(1);
+        let room = self.room()?;
         let mut options = ExtractOptions::default();
         options.limits = Limits { bytes: room, ..options.limits };
         // Also what is in none of the files, names for example, is not worth more than there is room for.
         let mut plain = kiln_compress::LimitReader::new(plain, room.saturating_mul(2));
-        let applied = extract(&mut plain, &root, &options).map_err(|e| Error::request(format!("{origin}: {e}")))?;
-        io::copy(&mut plain, &mut io::sink()).map_err(bad)?;
+        let no_room = || Error::no_room("unpack it into", self.store.root());
+        let applied = extract(&mut plain, &root, &options).map_err(|e| match &e {
+            RootfsError::Limit { limit, .. } if *limit == room => no_room(),
+            RootfsError::Io { source, .. } if limit_exceeded(source).is_some() || Error::is_full(source) => no_room(),
+            _ => Error::request(format!("{origin}: {e}")),
+        })?;
+        let rest = io::copy(&mut plain, &mut io::sink());
+        rest.map_err(|e| if limit_exceeded(&e).is_some() { no_room() } else { bad(e) })?;
         if applied.archive_bytes == 0 {
             return Err(Error::request(format!("{origin} is empty: expected a tar of a root file system")));
         }

@@ -73,7 +73,7 @@ struct State {
     resumed: bool,
     read: u64,
     reporter: Reporter,
-    failure: Option<kiln_registry::Error>,
+    failure: Option<Error>,
 }
 
 impl Download {
@@ -136,7 +136,11 @@ impl Download {
     /// which is what the blob's reader says.
     pub fn failure(&self, error: Error) -> Error {
         if let Some(failure) = self.with(|s| s.failure.take()) {
-            return Error::Registry(failure);
+            return failure;
+        }
+        if error.is_disk_full() {
+            self.with(State::discard);
+            return error;
         }
         match self.finish_damaged() {
             Some(better) => better,
@@ -154,7 +158,7 @@ impl Download {
             match self.with(|s| s.read(&mut buffer)) {
                 Ok(0) => return self.with(State::commit).err(),
                 Ok(_) => {}
-                Err(_) => return self.with(|s| s.failure.take()).map(Error::Registry),
+                Err(_) => return self.with(|s| s.failure.take()),
             }
         }
     }
@@ -173,7 +177,7 @@ impl State {
         self.prefix = None;
         let n = self.reader.read(buf).map_err(|e| self.remember(e))?;
         if let Some(writer) = &mut self.writer {
-            writer.write_all(&buf[..n])?;
+            writer.write_all(&buf[..n]).map_err(|e| self.remember_full(e))?;
         }
         self.read += n as u64;
         self.reporter.progress(self.read, self.blob.size);
@@ -185,10 +189,29 @@ impl State {
         match kiln_registry::Error::from_io(error) {
             Ok(error) => {
                 let text = error.to_string();
-                self.failure = Some(error);
+                self.failure = Some(error.into());
                 io::Error::other(text)
             }
             Err(error) => error,
+        }
+    }
+
+    /// The same of a full disk.
+    fn remember_full(&mut self, error: io::Error) -> io::Error {
+        if Error::is_full(&error)
+            && let Some(writer) = &self.writer
+        {
+            let path = writer.path().to_path_buf();
+            self.failure = Some(kiln_store::Error::DiskFull { action: "write", path }.into());
+            self.discard();
+        }
+        error
+    }
+
+    /// What could have been gone on with later would keep a full disk full.
+    fn discard(&mut self) {
+        if let Some(writer) = self.writer.take() {
+            writer.discard();
         }
     }
 

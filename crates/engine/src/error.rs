@@ -181,6 +181,24 @@ impl Error {
         }
     }
 
+    /// Whether there was no room, wherever that was noticed.
+    pub fn is_disk_full(&self) -> bool {
+        let mut causes = std::iter::successors(std::error::Error::source(self), |e| e.source());
+        matches!(self, Self::Store(kiln_store::Error::DiskFull { .. }))
+            || causes.any(|e| e.downcast_ref().is_some_and(Self::is_full))
+    }
+
+    /// The same, of what the system says.
+    pub(crate) fn is_full(error: &std::io::Error) -> bool {
+        use std::io::ErrorKind::{QuotaExceeded, StorageFull};
+        matches!(error.kind(), StorageFull | QuotaExceeded)
+    }
+
+    /// What would need more than there is.
+    pub(crate) fn no_room(action: &'static str, path: &std::path::Path) -> Self {
+        kiln_store::Error::DiskFull { action, path: path.to_path_buf() }.into()
+    }
+
     /// A failed file operation.
     pub fn io(action: &'static str, path: impl Into<PathBuf>, source: std::io::Error) -> Self {
         Self::Io { action, path: path.into(), source }

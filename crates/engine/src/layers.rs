@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use kiln_compress::ReadAhead;
 use kiln_oci::{Descriptor, Digest, Hasher, Reference};
 use kiln_rootfs::apply::{Applied, ApplyOptions, Limits, apply, copy_up_parents};
-use kiln_rootfs::{Ownership, Root};
+use kiln_rootfs::{Ownership, Root, RootfsError};
 use kiln_store::{Layer, LayerDraft, LayerId, Store};
 use serde::{Deserialize, Serialize};
 
@@ -250,7 +250,13 @@ impl Unpacker {
         let mut plain = Hashed { inner: plain.map_err(|e| damaged(blob, &e))?, hasher: Hasher::new() };
         // No archive can be worth more than the disk: one that claims to be is stopped before it is full.
         let limits = Limits { bytes: self.store.free_space()?, ..Limits::default() };
-        let applied = apply(&mut plain, root, &ApplyOptions { limits, ..ApplyOptions::default() })?;
+        let applied = apply(&mut plain, root, &ApplyOptions { limits, ..ApplyOptions::default() });
+        let applied = applied.map_err(|e| match e {
+            RootfsError::Limit { limit, .. } if limit == limits.bytes => {
+                Error::no_room("unpack a layer into", self.store.root())
+            }
+            other => other.into(),
+        })?;
         // What follows the end of the archive counts for the digest too.
         io::copy(&mut plain, &mut io::sink()).map_err(|e| damaged(blob, &e))?;
         Ok((applied, plain.hasher.finish()))

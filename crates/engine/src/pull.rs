@@ -1,11 +1,13 @@
 //! `pull`: an image from a registry into the store, unpacked while it comes.
 
 use std::collections::BTreeSet;
+use std::sync::{Mutex, PoisonError};
 
 use kiln_oci::{Descriptor, Digest, Platform, Reference, media};
+use kiln_registry::Resolved;
 
 use crate::engine::Engine;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::steps::Step;
 use crate::transfer::{in_parallel, origin_key};
 
@@ -26,8 +28,33 @@ impl Engine {
     ///
     /// The name is changed last: an image that did not come whole is not there.
     pub fn pull_image(&self, name: &Reference, platform: Option<&Platform>, step: &Step) -> Result<Pulled> {
+        self.pull_found(name, self.registry.resolve(name)?, platform, step)
+    }
+
+    /// Asks what names lead to, several at once: where a registry is far away, asking for one after the other would take longer
+    /// than all else. Each answer is for [`Engine::pull_found`].
+    pub fn find_all(&self, names: &[Reference]) -> Vec<Result<Resolved>> {
+        let found: Vec<Mutex<Option<Result<Resolved>>>> = names.iter().map(|_| Mutex::default()).collect();
+        let asked: Vec<_> = names.iter().zip(&found).collect();
+        // The errors are in the answers; what has none was not asked.
+        _ = in_parallel(&asked, |(name, answer)| {
+            let resolved = self.registry.resolve(name).map_err(Error::from);
+            *answer.lock().unwrap_or_else(PoisonError::into_inner) = Some(resolved);
+            Ok(())
+        });
+        let taken = |answer: Mutex<Option<_>>| answer.into_inner().unwrap_or_else(PoisonError::into_inner);
+        found.into_iter().map(|answer| taken(answer).unwrap_or(Err(Error::Cancelled))).collect()
+    }
+
+    /// [`Engine::pull_image`] of what the name was found to lead to.
+    pub fn pull_found(
+        &self,
+        name: &Reference,
+        found: Resolved,
+        platform: Option<&Platform>,
+        step: &Step,
+    ) -> Result<Pulled> {
         let before = self.store.images().resolve(name)?.map(|image| image.target.digest);
-        let found = self.registry.resolve(name)?;
         self.store.content().put(&found.bytes)?;
         let whole = found.descriptor.clone();
         let known = self.select_remote(name, found, platform.unwrap_or(&Platform::host()))?;

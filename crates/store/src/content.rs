@@ -225,7 +225,7 @@ impl std::fmt::Debug for BlobWriter {
 
 impl BlobWriter {
     /// The draft.
-    pub(crate) fn path(&self) -> &Path {
+    pub fn path(&self) -> &Path {
         &self.path
     }
 

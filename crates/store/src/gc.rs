@@ -92,6 +92,8 @@ pub enum Kind {
     Images,
     /// Build logs.
     Logs,
+    /// Downloads that were cut off.
+    Partials,
     /// What dead processes left.
     Debris,
 }
@@ -141,18 +143,24 @@ const ORPHAN_MIN_AGE_MS: i64 = 3600 * 1000;
 impl Store {
     /// Removes what nothing leads to, and nothing else. For after images were removed.
     pub fn collect(&self) -> Result<Report> {
+        self.use_reserve();
         let _run = self.lock("gc-run", &mut || {})?;
         let mut collector = Collector::new(self)?;
         collector.unreferenced()?;
+        crate::store::reserve(self.root());
         Ok(collector.report)
     }
 
-    /// Removes what nothing leads to, then evicts cache records, cache mounts, source caches and images, the least recently used first, until
+    /// Removes what nothing leads to and downloads that were cut off, then evicts cache records, cache mounts, source caches and images, the least recently used first, until
     /// the policy's budget is met. Without limits, evicts all that its filters accept.
     pub fn gc(&self, policy: &PrunePolicy) -> Result<Report> {
         self.use_reserve();
         let _run = self.lock("gc-run", &mut || {})?;
         let mut collector = Collector::new(self)?;
+        if policy.filters.is_empty() && policy.keep_since.is_none() {
+            let (paths, _locked): (Vec<_>, Vec<_>) = session::partials(self.root())?.into_iter().unzip();
+            collector.delete(Kind::Partials, &paths)?;
+        }
         collector.unreferenced()?;
         collector.evict(policy)?;
         crate::store::reserve(self.root());
@@ -429,6 +437,7 @@ impl<'a> Collector<'a> {
 
     /// Takes the names of images away that nobody uses. What they held is found to be unreferenced afterwards.
     fn evict_images(&mut self, items: Vec<ImageItem>) -> Result<()> {
+        let _many = self.store.images().many()?;
         for item in items {
             let gone = self.batch(|this, pins| {
                 if pins.contains(&Pin::Image(item.digest)) {

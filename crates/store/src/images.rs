@@ -14,7 +14,7 @@ use rusqlite::{Connection, OptionalExtension, Row, params};
 use crate::db;
 use crate::error::{Error, Result};
 use crate::fsutil::now_ms;
-use crate::index;
+use crate::index::{self, ManyNames};
 use crate::session::{Pin, all_pins};
 use crate::store::{Inner, Store};
 
@@ -125,8 +125,7 @@ impl Images<'_> {
     /// a name if that was its last one.
     pub fn put(&self, name: &Reference, target: &Descriptor) -> Result<Put> {
         let name = name.clone().with_default_tag().to_string();
-        let known = self.0.inner().db.read(|db| query_one(db, "WHERE name=?1", &name))?;
-        let config = self.prepare(target, known.is_some_and(|known| known.target == *target))?;
+        let config = self.prepare(target)?;
         let put = self.change(|tx| {
             let old = query_one(tx, "WHERE name=?1", &name)?;
             let created = old.as_ref().map_or(now_ms(), |o| o.created.seconds() * 1000);
@@ -147,7 +146,7 @@ impl Images<'_> {
 
     /// Keeps an image without a name, unless it has one.
     pub fn put_untagged(&self, target: &Descriptor) -> Result<()> {
-        let config = self.prepare(target, false)?;
+        let config = self.prepare(target)?;
         self.change(|tx| {
             let here = tx.prepare_cached("SELECT 1 FROM images WHERE digest=?1")?.exists([target.digest.bytes()])?;
             if here { Ok(()) } else { insert(tx, None, target, config) }
@@ -283,10 +282,19 @@ impl Images<'_> {
         Ok(ManifestView { descriptor, manifest, config, raw_manifest, raw_config })
     }
 
-    /// Checks and pins a target before a name leads to it, and makes its blobs durable, which they are if the name led to it
+    /// Until the returned value is gone, changes of names are not written to `index.json`, which is as long as there are names.
+    /// Everything but that is as without it: each change is in the table at once. If this process dies, whoever sweeps its
+    /// session writes the file.
+    pub fn many(&self) -> Result<ManyNames> {
+        ManyNames::begin(self.0)
+    }
+
+    /// Checks and pins a target before a name leads to it, and makes its blobs durable, which they are if a name led to it
     /// before. Returns the config of a single image.
-    fn prepare(&self, target: &Descriptor, durable: bool) -> Result<Option<Digest>> {
+    fn prepare(&self, target: &Descriptor) -> Result<Option<Digest>> {
         self.0.inner().session()?.pin(&[Pin::Image(target.digest)])?;
+        let sql = "SELECT 1 FROM images WHERE digest=?1";
+        let durable = self.0.inner().db.read(|db| Ok(db.prepare_cached(sql)?.exists([target.digest.bytes()])?))?;
         let (_, kind) = self.parse(target)?;
         if !durable {
             self.0.content().sync_names()?;
@@ -303,7 +311,7 @@ impl Images<'_> {
         // If this process dies in between, whoever sweeps its session rewrites the index.
         let _session = inner.session()?;
         let result = inner.db.write(f)?;
-        index::rewrite(inner)?;
+        index::changed(inner)?;
         Ok(result)
     }
 

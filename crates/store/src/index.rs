@@ -1,6 +1,7 @@
 //! `content/index.json`: the named images, for other tools. Derived from the table `images`.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use kiln_oci::{ANNOTATION_CONTAINERD_NAME, ANNOTATION_REF_NAME, Descriptor, Index, media};
 
@@ -9,11 +10,61 @@ use crate::error::{Context, Result};
 use crate::fsutil;
 use crate::images;
 use crate::lock;
-use crate::store::Inner;
+use crate::session::{Session, guard};
+use crate::store::{Inner, Store};
 
 /// An index without images.
 pub(crate) const EMPTY: &str =
     r#"{"schemaVersion":2,"mediaType":"application/vnd.oci.image.index.v1+json","manifests":[]}"#;
+
+/// While it lives, [`changed`] leaves `index.json` as it is; see [`crate::Images::many`].
+#[derive(Debug)]
+pub struct ManyNames {
+    store: Store,
+    // If this process dies, whoever sweeps its session writes the file.
+    _session: Arc<Session>,
+}
+
+/// How many wait, and whether there is something to write.
+#[derive(Debug, Default)]
+pub(crate) struct Waiting {
+    holders: usize,
+    changed: bool,
+}
+
+impl ManyNames {
+    pub(crate) fn begin(store: &Store) -> Result<Self> {
+        let session = store.inner().session()?;
+        guard(&store.inner().index).holders += 1;
+        Ok(Self { store: store.clone(), _session: session })
+    }
+}
+
+impl Drop for ManyNames {
+    fn drop(&mut self) {
+        let last = {
+            let mut waiting = guard(&self.store.inner().index);
+            waiting.holders -= 1;
+            waiting.holders == 0 && std::mem::take(&mut waiting.changed)
+        };
+        if last {
+            // It is for other tools; the table is what counts, and the next change writes it as well.
+            _ = rewrite(self.store.inner());
+        }
+    }
+}
+
+/// To be called after a change of the table.
+pub(crate) fn changed(inner: &Inner) -> Result<()> {
+    {
+        let mut waiting = guard(&inner.index);
+        if waiting.holders > 0 {
+            waiting.changed = true;
+            return Ok(());
+        }
+    }
+    rewrite(inner)
+}
 
 /// Writes `index.json` anew. Under a lock, in which the table is read, so that the last writer has seen all changes.
 pub(crate) fn rewrite(inner: &Inner) -> Result<()> {

@@ -72,6 +72,7 @@ pub use error::{Error, Result};
 pub use fsutil::Removed;
 pub use gc::{Filter, Freed, Kind, PrunePolicy, Report};
 pub use images::{Image, Images, ManifestView, Put};
+pub use index::ManyNames;
 pub use layers::{Layer, LayerBlob, LayerDraft, LayerId, LayerMeta, Layers, Snapshot};
 pub use lock::LockGuard;
 pub use meta::Meta;

@@ -270,6 +270,19 @@ pub(crate) fn find_debris(root: &Path, limit: usize) -> Result<Debris> {
     Ok(debris)
 }
 
+/// Downloads that were cut off and that nobody goes on with now, nor can while the files are open.
+pub(crate) fn partials(root: &Path) -> Result<Vec<(PathBuf, File)>> {
+    let tmp = root.join("tmp");
+    let all = fs::read_dir(&tmp).ctx("list", &tmp)?.filter_map(|e| e.ok());
+    let partial = all.filter(|e| e.file_name().to_str().is_some_and(|name| name.starts_with("partial.")));
+    let locked = |path: PathBuf| {
+        let file = File::open(&path).ok()?;
+        let is_free = flock(&file, FlockOperation::NonBlockingLockExclusive, &path).unwrap_or(false);
+        is_free.then_some((path, file))
+    };
+    Ok(partial.filter_map(|entry| locked(entry.path())).collect())
+}
+
 fn is_stale(path: &Path) -> bool {
     use std::os::unix::fs::MetadataExt;
     fs::metadata(path).is_ok_and(|m| fsutil::now_ms() - m.mtime() * 1000 > PARTIAL_MAX_AGE_MS)

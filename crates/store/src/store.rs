@@ -29,6 +29,7 @@ pub(crate) struct Inner {
     pub(crate) root: PathBuf,
     pub(crate) db: Db,
     session: Mutex<Current>,
+    pub(crate) index: Mutex<index::Waiting>,
     sweeper: Mutex<Option<JoinHandle<()>>>,
     layers_dir: OnceLock<OwnedFd>,
     /// Kinds of sources that this process uses, with their locks.
@@ -112,9 +113,9 @@ impl Store {
             Some(db) => db,
             None => create(&root)?,
         };
-        let (session, sweeper) = (Mutex::default(), Mutex::new(None));
+        let (session, sweeper, index) = (Mutex::default(), Mutex::new(None), Mutex::default());
         let (layers_dir, sources) = (OnceLock::new(), Mutex::default());
-        let store = Self(Arc::new(Inner { root, db, session, sweeper, layers_dir, sources }));
+        let store = Self(Arc::new(Inner { root, db, session, index, sweeper, layers_dir, sources }));
         let debris = session::find_debris(&store.0.root, session::LOOK_LIMIT)?;
         if !debris.is_empty() {
             let inner = store.0.clone();

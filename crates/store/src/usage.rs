@@ -13,7 +13,7 @@ use crate::error::{Context, Error, Result};
 use crate::fsutil::{self, now_ms};
 use crate::layers::LayerId;
 use crate::mark::Marks;
-use crate::session::{Pin, all_pins};
+use crate::session::{Pin, all_pins, partials};
 use crate::store::Store;
 
 /// Space of one kind.
@@ -46,7 +46,7 @@ pub struct Usage {
     pub containers: KindUsage,
     /// Build logs.
     pub logs: KindUsage,
-    /// What sources keep: git, http, packages.
+    /// What sources keep: git, http, packages. And downloads of layers that were cut off.
     pub sources: KindUsage,
     /// The database, and what is being made.
     pub other: u64,
@@ -113,8 +113,11 @@ impl Store {
         usage.logs.reclaimable = usage.logs.bytes;
         usage.sources.count = crate::sources::list(self).len() as u64;
         usage.sources.bytes = count.tree(&self.root().join("sources"))?;
+        let partial: Vec<u64> = partials(self.root())?.iter().map(|(path, _)| tree(path)).collect::<Result<_>>()?;
+        usage.sources.count += partial.len() as u64;
+        usage.sources.bytes += partial.iter().sum::<u64>();
         usage.sources.reclaimable = usage.sources.bytes;
-        usage.other = count.tree(&self.root().join("tmp"))?;
+        usage.other = count.tree(&self.root().join("tmp"))?.saturating_sub(partial.iter().sum());
         usage.other += database(self.root());
         let images = self.images().list()?;
         usage.images.count = images.iter().map(|i| i.target.digest).collect::<HashSet<_>>().len() as u64;

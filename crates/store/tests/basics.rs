@@ -267,6 +267,27 @@ fn ingredients_and_values_are_kept_and_expire() {
 }
 
 #[test]
+fn of_many_names_the_index_is_written_once() {
+    let env = Env::new();
+    let images = env.store.images();
+    let one = image(&env.store, &amd64(), &["1"]);
+    let index = env.root().join("content/index.json");
+    let before = std::fs::read(&index).unwrap();
+    let (first, second) = (images.many().unwrap(), images.many().unwrap());
+    for n in 0..50 {
+        images.put(&format!("app:{n}").parse().unwrap(), &one.target).unwrap();
+    }
+    images.remove(&"app:7".parse().unwrap()).unwrap();
+    drop(first);
+    assert_eq!(std::fs::read(&index).unwrap(), before, "somebody is not done");
+    assert_eq!(images.list().unwrap().len(), 49);
+    drop(second);
+    check_invariants(&env.store);
+    images.put(&"app:7".parse().unwrap(), &one.target).unwrap();
+    check_invariants(&env.store);
+}
+
+#[test]
 fn names_move_and_leave_dangling_images() {
     let env = Env::new();
     let images = env.store.images();

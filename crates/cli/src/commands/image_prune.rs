@@ -65,6 +65,7 @@ pub fn prune(store: &Store, all: bool, filters: &[ImageFilter]) -> Result<Vec<Su
     // `dangling=false` is how docker's API says `--all`.
     let all = all || filters.iter().any(|f| matches!(f, ImageFilter::Dangling(false)));
     let mut pruned = Vec::new();
+    let _many = store.images().many().map_err(kiln_engine::Error::from)?;
     for image in summaries(store)? {
         let candidate = (all || image.names.is_empty()) && !used.contains(&image.target.digest);
         let fits = filters.iter().all(|f| matches!(f, ImageFilter::Dangling(false)) || f.accepts(&image));

@@ -66,7 +66,13 @@ pub fn run(args: &ImportArgs, environment: &Environment) -> Result<ExitCode, Cli
     let outcome = engine.import_image(request, &step);
     let outcome = step.conclude(outcome);
     display.finish();
-    let target = outcome?;
+    let target = match outcome {
+        Ok(target) => target,
+        Err(error) => {
+            let what = if args.source == "-" { "the archive" } else { &args.source };
+            return Err(CliError::of_transfer(error, engine, what));
+        }
+    };
     let rows = engine.store.images().of(&target.digest).map_err(kiln_engine::Error::from)?;
     let id = rows.first().map_or(target.digest, kiln_engine::images::id);
     output::print(&format!("{id}\n"))?;

@@ -55,8 +55,13 @@ pub fn run(args: &LoadArgs, environment: &Environment) -> Result<ExitCode, CliEr
     let outcome = engine.load_images(source, wanted.as_ref(), &step);
     let outcome = step.conclude(outcome);
     display.finish();
+    let what = args.input.as_ref().map_or_else(|| "the archive".to_owned(), |path| path.display().to_string());
+    let loaded = match outcome {
+        Ok(loaded) => loaded,
+        Err(error) => return Err(CliError::of_transfer(error, engine, &what)),
+    };
     let mut text = String::new();
-    for image in outcome? {
+    for image in loaded {
         text.push_str(&told(&engine.store, &image)?);
     }
     output::print(&text)?;

@@ -167,6 +167,7 @@ fn told(report: &Report, verbose: bool) -> String {
         Kind::Sources => "download",
         Kind::Images => "image",
         Kind::Logs => "log",
+        Kind::Partials => "unfinished download",
         Kind::Debris => "leftover",
     };
     let plural = |count: u64| if count == 1 { "" } else { "s" };

@@ -6,11 +6,15 @@ use std::sync::Arc;
 use clap::Args;
 use kiln_engine::events::EventSink;
 use kiln_engine::oci::{Platform, Reference};
-use kiln_engine::{Engine, Pulled, Steps};
+use kiln_engine::registry::Resolved;
+use kiln_engine::{Engine, Error, Pulled, Steps};
 
 use crate::environment::{Environment, stop_on_signal};
 use crate::error::CliError;
 use crate::progress::{Direction, Display};
+
+/// Tags that are asked for before the first of them is pulled.
+const ASKED_AHEAD: usize = 16;
 
 /// Download an image from a registry
 ///
@@ -51,28 +55,45 @@ pub fn run(args: &PullArgs, environment: &Environment) -> Result<ExitCode, CliEr
     if !args.tls_verify {
         engine.registry.allow_insecure(name.registry());
     }
-    if !args.all_tags {
-        if !args.quiet && name.tag().is_none() && name.digest().is_none() {
-            eprintln!("Using default tag: latest");
+    let pulled = match args.all_tags {
+        true => pull_all(&engine, &name, args, environment),
+        false => {
+            if !args.quiet && name.tag().is_none() && name.digest().is_none() {
+                eprintln!("Using default tag: latest");
+            }
+            pull(&engine, &name.clone().with_default_tag(), None, args, environment)
         }
-        let name = name.with_default_tag();
-        let pulled = pull(&engine, &name, args, environment)?;
-        show(&name, &pulled, args.quiet);
-        return Ok(ExitCode::SUCCESS);
+    };
+    match pulled {
+        Ok(()) => Ok(ExitCode::SUCCESS),
+        Err(error) => Err(CliError::of_transfer(error, engine, &name.familiar())),
     }
-    let tags = engine.registry.tags(&name).map_err(kiln_engine::Error::from)?;
-    if tags.is_empty() {
-        return Err(CliError::failed(format!("{} has no tags", name.name())));
-    }
-    for tag in tags {
-        let tagged = name.with_tag(&tag).map_err(|e| CliError::failed(e.to_string()))?;
-        let pulled = pull(&engine, &tagged, args, environment)?;
-        show(&tagged, &pulled, args.quiet);
-    }
-    Ok(ExitCode::SUCCESS)
 }
 
-fn pull(engine: &Arc<Engine>, name: &Reference, args: &PullArgs, env: &Environment) -> Result<Pulled, CliError> {
+/// Pulls all tags of a repository. What came before an error is there.
+fn pull_all(engine: &Arc<Engine>, name: &Reference, args: &PullArgs, env: &Environment) -> Result<(), Error> {
+    let tags = engine.registry.tags(name)?;
+    if tags.is_empty() {
+        return Err(Error::request(format!("{} has no tags", name.name())));
+    }
+    let tagged: Result<Vec<Reference>, _> = tags.iter().map(|tag| name.with_tag(tag)).collect();
+    let tagged = tagged.map_err(|e| Error::request(e.to_string()))?;
+    let _many = engine.store.images().many()?;
+    let each = |names: &[Reference]| {
+        let mut both = names.iter().zip(engine.find_all(names));
+        both.try_for_each(|(name, found)| pull(engine, name, Some(found?), args, env))
+    };
+    tagged.chunks(ASKED_AHEAD).try_for_each(each)
+}
+
+/// Pulls one image, of which may be known what its name leads to.
+fn pull(
+    engine: &Arc<Engine>,
+    name: &Reference,
+    found: Option<Resolved>,
+    args: &PullArgs,
+    env: &Environment,
+) -> Result<(), Error> {
     if !args.quiet {
         let version = name.digest().map_or_else(|| name.tag().unwrap_or("latest").to_owned(), ToString::to_string);
         eprintln!("{version}: Pulling from {}", name.repository());
@@ -80,9 +101,14 @@ fn pull(engine: &Arc<Engine>, name: &Reference, args: &PullArgs, env: &Environme
     let display = Display::transfer(Direction::Pull, args.quiet);
     env.notices().attach(Arc::clone(&display) as Arc<dyn EventSink>);
     let step = Steps::new(Arc::clone(&display) as Arc<dyn EventSink>).begin(&format!("pull {name}"));
-    let pulled = engine.pull_image(name, args.platform.as_ref(), &step);
+    let platform = args.platform.as_ref();
+    let pulled = match found {
+        Some(found) => engine.pull_found(name, found, platform, &step),
+        None => engine.pull_image(name, platform, &step),
+    };
     display.finish();
-    Ok(step.conclude(pulled)?)
+    show(name, &step.conclude(pulled)?, args.quiet);
+    Ok(())
 }
 
 fn show(name: &Reference, pulled: &Pulled, quiet: bool) {

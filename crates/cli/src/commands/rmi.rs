@@ -41,6 +41,7 @@ pub fn run(args: &RmiArgs, environment: &Environment) -> Result<ExitCode, CliErr
     store.use_reserve();
     let mut failed: Option<CliError> = None;
     let mut gone = false;
+    let many = store.images().many().map_err(kiln_engine::Error::from)?;
     for text in &args.images {
         match find(&store, text) {
             Ok(image) => match remove(&store, text, &image, args.force) {
@@ -59,6 +60,7 @@ pub fn run(args: &RmiArgs, environment: &Environment) -> Result<ExitCode, CliErr
             }
         }
     }
+    drop(many);
     if gone && !args.no_prune {
         store.collect().map_err(kiln_engine::Error::from)?;
     }

@@ -98,6 +98,9 @@ fn all_tags_go_up_and_come_down() {
     assert!(pushed.stdout.contains("one: digest:") && pushed.stdout.contains("two: digest:"), "{}", pushed.stdout);
     let pulled = world.elsewhere(&["pull", "-a", "-q", &world.name("app")]).ok();
     assert_eq!(pulled.stdout.lines().collect::<Vec<_>>(), [one, two]);
+    // Other tools find them all.
+    let index = super::support::text(world.sandbox.path("other-store/content/index.json"));
+    assert!(index.contains(&world.name("app:one")) && index.contains(&world.name("app:two")), "{index}");
     world.elsewhere(&["pull", "-a", &world.name("app:one")]).fails(2);
     world.sandbox.kiln(&["push", &world.name("nothing:here")]).fails(1).says(&["there is no image", "kiln images"]);
 }

@@ -130,9 +130,12 @@ fn to_store(
     if stored.is_empty() {
         job.engine.store.images().put_untagged(&target)?;
     }
-    for name in &stored {
-        job.engine.store.images().put(name, &target)?;
-        step.progress(&format!("naming to {name}"), 0, None, true);
+    {
+        let _many = job.engine.store.images().many()?;
+        for name in &stored {
+            job.engine.store.images().put(name, &target)?;
+            step.progress(&format!("naming to {name}"), 0, None, true);
+        }
     }
     if output.push {
         let (first, mut sent) = ahead.map(PushAhead::finish).transpose()?.unzip();

@@ -61,6 +61,7 @@ impl Store {
         spool.read(decoded)?;
         let loaded = spool.images()?;
         if !options.content_only {
+            let _many = self.images().many()?;
             for image in &loaded {
                 image.names.iter().try_for_each(|name| self.images().put(name, &image.target).map(|_| ()))?;
                 if image.names.is_empty() {
@@ -106,10 +107,7 @@ fn short(name: &[u8]) -> Result<&[u8]> {
 }
 
 fn damaged(e: io::Error) -> Error {
-    match kiln_compress::limit_exceeded(&e) {
-        Some(limit) => Error::Archive(format!("it unpacks to more than {} bytes", limit.limit)),
-        None => Error::Archive(format!("it is damaged or cut off: {e}")),
-    }
+    Error::Archive(format!("it is damaged or cut off: {e}"))
 }
 
 pub(super) fn not_as_named(error: Error, what: &str) -> Error {
@@ -205,7 +203,7 @@ impl Spool<'_> {
     }
 
     fn too_large(&self) -> Error {
-        Error::Archive(format!("it unpacks to more than there is room for ({} bytes are left)", self.left))
+        Error::DiskFull { action: "unpack the archive into", path: self.store.root().to_path_buf() }
     }
 
     /// The blob that a name leads to.
@@ -253,11 +251,11 @@ impl Spool<'_> {
         for entry in index.manifests {
             let (name, descriptor) = entry_name(&entry);
             let mut names: Vec<String> = name.into_iter().collect();
-            self.check(&descriptor, 0, &mut seen)?;
-            names.extend(self.docker_names(&descriptor, docker)?);
-            match loaded.iter_mut().find(|l| l.target.digest == descriptor.digest) {
+            match loaded.iter_mut().find(|l| (l.target.digest, l.target.size) == (descriptor.digest, descriptor.size)) {
                 Some(known) => add_names(known, &names),
                 None => {
+                    self.check(&descriptor, 0, &mut seen)?;
+                    names.extend(self.docker_names(&descriptor, docker)?);
                     let mut image = Loaded { target: descriptor, names: Vec::new(), ignored: Vec::new() };
                     add_names(&mut image, &names);
                     loaded.push(image);
@@ -361,7 +359,10 @@ impl Spool<'_> {
         let mut hasher = diff_id.hasher();
         // What could never be unpacked here is not worth the hours that hashing it may take.
         let mut tar = kiln_compress::LimitReader::new(tar, self.left);
-        io::copy(&mut tar, &mut hasher).map_err(damaged)?;
+        io::copy(&mut tar, &mut hasher).map_err(|e| match kiln_compress::limit_exceeded(&e) {
+            Some(_) => self.too_large(),
+            None => damaged(e),
+        })?;
         crate::content::verify(diff_id, hasher.finish())
             .map_err(|e| not_as_named(e, &format!("its layer {name} is not what the image's config says")))?;
         match format.layer_compression() {
