@@ -143,7 +143,7 @@ pub enum Error {
         date: i64,
     },
     /// What was received has another hash than what was signed.
-    #[error("{url} has sha256 {actual}, but {expected} was signed: the mirror is broken or out of sync")]
+    #[error("{url} has sha256 {actual}, but {expected} was signed or locked: the mirror is broken or out of sync")]
     Hash {
         /// What was fetched.
         url: String,
@@ -153,7 +153,7 @@ pub enum Error {
         actual: String,
     },
     /// What was received is longer or shorter than what was signed.
-    #[error("{url} has {actual} bytes{}, but {expected} were signed: the mirror is broken or out of sync", if *more { " or more" } else { "" })]
+    #[error("{url} has {actual} bytes{}, but {expected} were signed or locked: the mirror is broken or out of sync", if *more { " or more" } else { "" })]
     Size {
         /// What was fetched.
         url: String,
@@ -173,7 +173,7 @@ pub enum Error {
         limit: u64,
     },
     /// The mirror answered with an error.
-    #[error("{url}: the mirror answered {status}{}", if *status == 404 { " (not found): it may have moved on; resolve again" } else { "" })]
+    #[error("{url}: the mirror answered {status}{}", if *status == 404 { " (not found): it may have moved on: look again with --pull, or renew the lock file with `kiln base --update-lock`" } else { "" })]
     Http {
         /// What was asked for.
         url: String,

@@ -229,6 +229,7 @@ impl<'a> Fetcher<'a> {
     fn download_once(&self, url: &str, expected: Expected<'_>, file: &mut File) -> Result<(), Failure> {
         let local = |error| Failure::Final(Error::Io { path: self.context.cache.join("partial"), source: error });
         let (mut hasher, mut have) = rehash(file, expected.size).map_err(local)?;
+        let mut kept = have;
         if have < expected.size || expected.size == 0 {
             let mut request = self.agent(url).map_err(Failure::Final)?.get(url);
             if have > 0 {
@@ -242,7 +243,7 @@ impl<'a> Fetcher<'a> {
                 200 | 206 | 416 if have > 0 => {
                     // The server starts over, or has something else: so do we.
                     file.set_len(0).and_then(|()| file.rewind()).map_err(local)?;
-                    (hasher, have) = (Hasher::new(), 0);
+                    (hasher, have, kept) = (Hasher::new(), 0, 0);
                     if response.status() != 200 {
                         return Err(Failure::Again(Error::Http {
                             url: redact(url),
@@ -253,13 +254,26 @@ impl<'a> Fetcher<'a> {
                 200 => {}
                 status => return Err(status_failure(url, status)),
             }
+            // Its own word that it has less will not change by trying again; a longer one is measured, not believed.
+            let all = response.body().content_length().map(|length| have + length);
+            if let Some(actual) = all.filter(|all| *all < expected.size) {
+                let (url, expected) = (redact(url), expected.size);
+                return Err(Failure::Final(Error::Size { url, expected, actual, more: false }));
+            }
             self.copy(response.into_body().into_reader(), url, expected, (file, &mut hasher, &mut have))?;
         }
         if have < expected.size {
             let reason = format!("the transfer ended after {have} of {} bytes", expected.size);
             return Err(Failure::Again(Error::Network { url: redact(url), reason }));
         }
-        finish(url, expected, hasher, have).map_err(Failure::Final)
+        match finish(url, expected, hasher, have) {
+            // What an earlier try left may be what is wrong, after a crash for instance.
+            Err(error) if kept > 0 => {
+                file.set_len(0).map_err(local)?;
+                Err(Failure::Again(error))
+            }
+            finished => finished.map_err(Failure::Final),
+        }
     }
 
     /// Copies until the end, but not more than one byte above the signed size.

@@ -68,7 +68,11 @@ impl Keyring {
         };
         let listed = matches!(keys, Keys::Listed { files, .. } if !files.is_empty());
         for path in &paths {
-            let loaded = files::read_limited(path, MAX_KEYRING).and_then(|bytes| {
+            let unreadable = |error| match error {
+                Error::Io { path, source } => Error::Keyring { path, reason: format!("it can't be read: {source}") },
+                other => other,
+            };
+            let loaded = files::read_limited(path, MAX_KEYRING).map_err(unreadable).and_then(|bytes| {
                 hasher.field(&bytes);
                 ring.add(&bytes).map_err(|reason| Error::Keyring { path: path.clone(), reason })
             });
@@ -125,7 +129,12 @@ impl Keyring {
     pub fn verify_inline(&self, url: &str, bytes: &[u8], clock: Clock) -> Result<(Vec<u8>, Good)> {
         let fail = |reason: String| Error::Signature { url: url.to_owned(), reason };
         let text = std::str::from_utf8(bytes).map_err(|_| fail("it is not text".into()))?;
-        let (message, _) = CleartextSignedMessage::from_string(text).map_err(|error| fail(error.to_string()))?;
+        if !text.contains("-----BEGIN PGP SIGNED MESSAGE-----") {
+            let start: String = text.trim_start().chars().take(40).collect();
+            return Err(fail(format!("it is something else than a signed text, and begins with {start:?}")));
+        }
+        let (message, _) =
+            CleartextSignedMessage::from_string(text).map_err(|error| fail(format!("it is damaged ({error})")))?;
         let signed = message.signed_text().into_bytes();
         let good = self.verify(message.signatures(), &signed, clock).map_err(fail)?;
         Ok((signed, good))
@@ -193,7 +202,7 @@ impl Keyring {
         if let Some(at) = expires.filter(|at| *at <= clock.current) {
             return Err(format!("the one by {issuer} expired on {}", crate::time::day(at)));
         }
-        let mut fault = format!("key {issuer} is not in the keyring");
+        let mut fault = format!("key {issuer} is not in the keyring (another archive's is given with keyring=FILE)");
         for certificate in &self.certificates {
             for key in candidates(certificate, signature) {
                 match self.check_with(certificate, key, signature, (signed, created, clock.current)) {
@@ -244,7 +253,8 @@ impl Keyring {
         if i64::from(key_created.as_secs()) > created {
             return Err("is younger than the signature".into());
         }
-        verified.map_err(|error| format!("did not sign this text ({error})"))?;
+        // The library's words are about its own insides.
+        verified.map_err(|_| "did not sign this text: it was changed on its way, or the mirror is broken")?;
         Ok([state.expires, key_expires].into_iter().flatten().min())
     }
 }

@@ -121,6 +121,7 @@ fn find<'a>(text: &'a str, base: &str, arch: &str) -> Result<Section<'a>> {
         (false, _) => {
             format!("it has nothing for architecture {arch}, only for {}; lock again", arches.join(", "))
         }
+        (true, []) => "it is empty; remove it, and it will be made".into(),
         (true, [one]) => format!("it is for {one}, but the base is {base}; lock again"),
         (true, all) => format!("it has nothing for {base}, only for {}; lock again", all.join(", ")),
     }))

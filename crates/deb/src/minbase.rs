@@ -16,6 +16,12 @@ use crate::{dpkgdb, files, keyring};
 const ROOT: Option<Owner> = Some(Owner { uid: 0, gid: 0 });
 /// invoke-rc.d asks it whether services may be started: never.
 const POLICY: &str = "usr/sbin/policy-rc.d";
+/// Programs that scripts find before those of the packages. [`clean`] empties the directory above.
+const STAND_INS: &str = "tmp/kiln";
+/// It moves files of older versions about, of which there are none, and looks for them with a dozen of processes each
+/// time; nearly every package calls it.
+const MAINTSCRIPT_HELPER: &str =
+    "#!/bin/sh\ncase \"$1\" in supports) exec /usr/bin/dpkg-maintscript-helper \"$@\" ;; esac\nexit 0\n";
 
 /// Configures what was unpacked into `root`, which is the directory `dest`.
 pub fn finish(
@@ -34,6 +40,7 @@ pub fn finish(
     apt_sources(root, resolution, context)?;
     root.create_dir_all(Path::new("usr/sbin"), 0o755, ROOT)?;
     root.write_file(Path::new(POLICY), b"#!/bin/sh\nexit 101\n", 0o755, ROOT)?;
+    stand_ins(root)?;
     context.send(Event::Configuring { packages: unpacked.len() });
     let script = script(unpacked, &resolution.arch);
     let step = Step {
@@ -49,9 +56,16 @@ pub fn finish(
     clean(root)
 }
 
+fn stand_ins(root: &Root) -> Result<()> {
+    let dir = Path::new(STAND_INS);
+    root.create_dir_all(dir, 0o755, ROOT)?;
+    root.write_file(&dir.join("dpkg-maintscript-helper"), MAINTSCRIPT_HELPER.as_bytes(), 0o755, ROOT)?;
+    Ok(())
+}
+
 fn environment(date: i64) -> Vec<(String, String)> {
     let pairs = [
-        ("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"),
+        ("PATH", "/tmp/kiln:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"),
         ("HOME", "/root"),
         ("LC_ALL", "C.UTF-8"),
         ("TZ", "UTC"),

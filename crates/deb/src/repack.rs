@@ -135,7 +135,10 @@ impl<'a, R: Read> Repack<'a, R> {
         while let Some(mut entry) = self.tar.next_entry().map_err(|error| error.to_string())? {
             let path = clean(&entry.path)?;
             if path.is_empty() {
-                continue;
+                match entry.kind {
+                    EntryKind::Dir => continue,
+                    _ => return Err("its top is not a directory".into()),
+                }
             }
             self.check(&entry, &path)?;
             let (placed, hidden) = self.plan.place_entry(&path, entry.kind);

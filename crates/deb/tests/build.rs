@@ -269,6 +269,7 @@ fn hostile_packages() {
     contains(pkg("evil", "1").hardlink("usr/x", "../../outside"), "leads out of the image");
     contains(pkg("evil", "1").hardlink("usr/x", "usr/nothing"), "not in the archive");
     contains(pkg("evil", "1").device("dev/mem"), "is a device");
+    contains(pkg("evil", "1").symlink("", "/tmp"), "its top is not a directory");
     let raw = |bytes: Vec<u8>| Pkg { raw: Some(bytes), ..pkg("evil", "1") };
     contains(raw(b"PK\x03\x04 not a package".to_vec()), "not an ar archive");
     contains(raw(b"x".to_vec()), "too short");
@@ -391,8 +392,23 @@ fn a_claimed_length_is_not_believed() {
     std::fs::remove_dir_all(world.path("cache/debs")).unwrap();
     world.server.set_fault(&path, Fault::Length(10));
     let error = world.build_error("bookworm?packages=big");
-    assert!(matches!(error, Error::Network { .. } | Error::Size { .. } | Error::Http { .. }), "{error}");
-    assert_eq!(world.cached(), 0);
+    assert!(matches!(error, Error::Size { actual: 10, .. }), "{error}");
+    assert_eq!((world.cached(), world.debris()), (0, Vec::new()));
+}
+
+#[test]
+fn a_damaged_part_of_a_package_is_fetched_again() {
+    let world = World::with(&[big()]);
+    let resolution = world.resolve("bookworm?packages=big").unwrap();
+    let package = resolution.package("big").unwrap();
+    let name: String = package.sha256.iter().map(|byte| format!("{byte:02x}")).collect();
+    std::fs::create_dir_all(world.path("cache/partial")).unwrap();
+    for length in [1000, package.size as usize] {
+        std::fs::write(world.path("cache/partial").join(&name), vec![0; length]).unwrap();
+        world.build_spec("bookworm?packages=big");
+        assert_eq!((world.cached(), world.debris()), (1, Vec::new()));
+        std::fs::remove_dir_all(world.path("cache/debs")).unwrap();
+    }
 }
 
 #[test]

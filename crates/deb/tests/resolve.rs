@@ -152,7 +152,8 @@ fn wrong_keys_tampering_and_extra_text() {
     let set = |bytes: Vec<u8>| world.server.edit("InRelease", |f| *f = bytes);
     let text = String::from_utf8(good.clone()).unwrap();
     set(text.replace("Origin: Debian", "Origin: Debiam").into_bytes());
-    assert!(world.fails("bookworm?packages=app").contains("did not sign this text"));
+    let error = world.fails("bookworm?packages=app");
+    assert!(error.contains("did not sign this text: it was changed") && !error.contains("left =="), "{error}");
     set(format!("Origin: Evil\n{text}").into_bytes());
     assert!(matches!(world.resolve("bookworm?packages=app"), Err(Error::Signature { .. })));
     set(format!("{text}\nOrigin: Evil\n").into_bytes());
@@ -160,7 +161,7 @@ fn wrong_keys_tampering_and_extra_text() {
     set(text.split("-----BEGIN PGP SIGNATURE").next().unwrap().into());
     assert!(matches!(world.resolve("bookworm?packages=app"), Err(Error::Signature { .. })));
     set(b"<html>captive portal</html>".to_vec());
-    assert!(matches!(world.resolve("bookworm?packages=app"), Err(Error::Signature { .. })));
+    assert!(world.fails("bookworm?packages=app").contains("begins with \"<html>captive portal"));
     set(good);
     world.trust(&Key::good().binary());
     assert!(world.fails("bookworm?packages=app").contains("is not in the keyring"));

@@ -158,6 +158,8 @@ impl Runner<'_> {
         let mut spec = ProcessSpec::new(crate::build::owned_fd(&dir)?, &step.argv);
         spec.env = step.env.iter().map(|(k, v)| format!("{k}={v}").into()).collect();
         spec.cwd = PathBuf::from("/");
+        // dpkg and debconf sync every file they write; the layer is made again if the machine goes down.
+        spec.volatile = true;
         spec.stdout = Stdio::Fd(OwnedFd::from(writer));
         spec.stderr = Stdio::Fd(OwnedFd::from(second));
         let collect = std::thread::spawn(move || {

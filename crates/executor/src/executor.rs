@@ -223,6 +223,7 @@ impl Executor {
             oom_score_adj: limits.oom_score_adj,
             init: spec.init,
             readonly: spec.readonly,
+            volatile: spec.volatile,
             cgroup_view: cgroup::unified_only(),
         };
         let mut request = Request {

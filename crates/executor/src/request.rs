@@ -62,6 +62,8 @@ pub struct Container {
     pub oom_score_adj: Option<i32>,
     pub init: bool,
     pub readonly: bool,
+    /// Nobody waits for the disk.
+    pub volatile: bool,
     /// Mount a view of the process's own control group.
     pub cgroup_view: bool,
 }
@@ -157,7 +159,7 @@ impl Container {
         }
         e.str(&self.hostname).bool(self.network == Network::None).u64(self.shm_size);
         e.option(self.oom_score_adj, |e, v| e.i32(v));
-        e.bool(self.init).bool(self.readonly).bool(self.cgroup_view);
+        e.bool(self.init).bool(self.readonly).bool(self.volatile).bool(self.cgroup_view);
     }
 
     fn decode(d: &mut Decoder<'_>) -> Result<Container, Malformed> {
@@ -181,6 +183,7 @@ impl Container {
             oom_score_adj: d.option(Decoder::i32)?,
             init: d.bool()?,
             readonly: d.bool()?,
+            volatile: d.bool()?,
             cgroup_view: d.bool()?,
         })
     }
@@ -254,6 +257,7 @@ mod tests {
                 oom_score_adj: Some(-5),
                 init: true,
                 readonly: true,
+                volatile: true,
                 cgroup_view: true,
             }),
         }

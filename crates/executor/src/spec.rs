@@ -46,6 +46,9 @@ pub struct ProcessSpec {
     pub init: bool,
     /// The root itself is read-only (mounts keep their own mode).
     pub readonly: bool,
+    /// Calls that wait until something is on the disk (`fsync` and its kin) do nothing and succeed: for a root that is
+    /// thrown away unless the process ends well. Without effect with [`Security::Insecure`].
+    pub volatile: bool,
 }
 
 impl ProcessSpec {
@@ -71,6 +74,7 @@ impl ProcessSpec {
             terminal: None,
             init: false,
             readonly: false,
+            volatile: false,
         }
     }
 }

@@ -141,6 +141,9 @@ fn set_ids(request: &Request) -> Result<(), StartError> {
 }
 
 fn filter(request: &Request, capabilities: u64, status: Option<&OwnedFd>) -> io::Result<()> {
+    if matches!(&request.target, Target::New(container) if container.volatile) {
+        seccomp::install(&seccomp::volatile(), false)?;
+    }
     // Another user than root may not change owners anywhere: there is nothing to pretend.
     let Some(status) = status.filter(|_| request.pretend && request.user.uid == 0) else {
         return seccomp::install(seccomp::cached(capabilities, Pretend::Off), false).map(drop);

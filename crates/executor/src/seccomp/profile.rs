@@ -79,6 +79,10 @@ pub(super) const PERSONALITIES: &[u32] = &[0, 8, 0x20000, 0x20008, 0xffff_ffff];
 /// Flags that make a namespace; `clone` may be called without any of them.
 pub(super) const NAMESPACE_FLAGS: u32 = 0x7e02_0000;
 
+/// Calls that return when something is on the disk. See `ProcessSpec::volatile`.
+pub(super) const WAITS_FOR_DISK: &[&str] =
+    &["arm_sync_file_range", "fdatasync", "fsync", "msync", "sync", "sync_file_range", "sync_file_range2", "syncfs"];
+
 /// Calls that take user or group ids: name, index of the first id, number of ids. See `pretend`.
 pub(super) const TAKES_IDS: &[(&str, u32, u32)] = &[
     ("chown", 1, 2),

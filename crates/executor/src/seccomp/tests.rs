@@ -142,3 +142,25 @@ fn pretending_answers_only_for_ids_that_are_not_ours() {
         assert_eq!(call("read", [0; 6]), ALLOW);
     }
 }
+
+#[test]
+fn only_calls_that_wait_for_the_disk_are_answered_in_a_volatile_root() {
+    let program = volatile();
+    for (arch, column) in MACHINES {
+        for (name, numbers) in table::TABLE.iter().filter(|(_, numbers)| numbers[column] >= 0) {
+            let waits = [
+                "arm_sync_file_range",
+                "fsync",
+                "fdatasync",
+                "msync",
+                "sync",
+                "syncfs",
+                "sync_file_range",
+                "sync_file_range2",
+            ];
+            let expected = if waits.contains(name) { errno(0) } else { ALLOW };
+            assert_eq!(run(&program, arch, numbers[column] as u32, [0; 6]), expected, "{arch:#x} {name}");
+        }
+    }
+    assert_eq!(run(&program, 0xdead, number("fsync", 0), [0; 6]), ALLOW, "the other filter kills it");
+}
