@@ -20,12 +20,11 @@ pub fn flowing(command: Command) -> Command {
 }
 
 /// What to type instead of a command that docker has and kiln has not.
-const INSTEAD: [(&[&str], &str); 5] = [
+const INSTEAD: [(&[&str], &str); 4] = [
     (
-        &["stop", "kill", "wait", "restart"],
-        "containers are in the foreground of the `kiln run` that started them: `kiln rm -f` ends one from elsewhere",
+        &["attach"],
+        "`kiln logs -f CONTAINER` shows what it writes, `kiln exec -it CONTAINER sh` opens a shell in a container that runs",
     ),
-    (&["attach"], "`kiln exec -it CONTAINER sh` opens a shell in a container that runs"),
     (&["commit"], "an image comes from a Dockerfile; `kiln export` and `kiln import` make one of a container's files"),
     (
         &["pause", "unpause", "top", "stats", "update", "rename", "port"],
@@ -92,10 +91,8 @@ fn without_boolean(error: &clap::Error, words: &mut Vec<OsString>) -> bool {
     true
 }
 
-/// Flags of `docker run` about containers in the background, networks of their own and limits.
-const OF_DOCKER_RUN: [&str; 15] = [
-    "-d",
-    "--detach",
+/// Flags of `docker run` about networks of their own, restarts and limits.
+const OF_DOCKER_RUN: [&str; 13] = [
     "--restart",
     "--privileged",
     "--cap-add",
@@ -117,7 +114,7 @@ pub fn explain(error: &clap::Error) {
         && error.kind() == ErrorKind::UnknownArgument
         && OF_DOCKER_RUN.contains(&flag.as_str())
     {
-        eprintln!("hint: docker has {flag}, kiln has not: `kiln run` tries an image in the foreground");
+        eprintln!("hint: docker has {flag}, kiln has not: what `kiln run` has is in `kiln run --help`");
     }
     let Some(ContextValue::String(name)) = error.get(ContextKind::InvalidSubcommand) else { return };
     if let Some(instead) = instead(name) {

@@ -322,7 +322,7 @@ fn a_step_that_takes_too_much_memory_is_named_as_such() {
 #[test]
 fn what_docker_has_and_kiln_has_not_is_said() {
     let s = Sandbox::bare("FROM scratch\nCOPY Dockerfile /\n");
-    s.kiln(&["ps"]).fails(2).says(&["kiln run", "unrecognized subcommand 'ps'"]);
+    s.kiln(&["attach"]).fails(2).says(&["kiln exec", "unrecognized subcommand 'attach'"]);
     s.build(&["--cgroup-parent", "x"]).fails(2).says(&["--cgroup-parent is not supported"]);
     s.build(&["-D"]).ok().says(&["--debug changes nothing", "kiln logs"]);
     s.kiln(&["buildx", "build", "-q", "ctx"]).ok();

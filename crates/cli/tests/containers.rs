@@ -110,6 +110,51 @@ fn a_killed_kiln_leaves_a_killed_container() {
 }
 
 #[test]
+fn in_the_background_a_kiln_of_its_own_watches_it() {
+    let Some(s) = with_image("") else { return };
+    let script = format!("echo to stderr >&2; {}", WAITS.replace("exit 7", "echo stopping; exit 7"));
+    // That this ends at all says that nothing of ours is held by the container.
+    let id = s.kiln(&["run", "-d", "--name", "web", "-p", "80:80", "box", "sh", "-c", &script]).ok().stdout;
+    let listed = s.kiln(&["ps", "--no-trunc", "--format", "{{.ID}} {{.Names}} {{.Ports}}"]).ok().stdout;
+    assert_eq!(listed, format!("{} web 0.0.0.0:80->80/tcp\n", id.trim_end()));
+    wait_until("it has written", || s.kiln(&["logs", "web"]).ok().stdout == "ready\n");
+    let mut follower =
+        s.command(["logs", "-f", "-t", "web"]).stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
+    let mut waiter = s.command(["wait", "web"]).stdout(Stdio::piped()).spawn().unwrap();
+    assert_eq!(s.kiln(&["stop", "web"]).ok().stdout, "web\n");
+    let all = |child: &mut Child| std::io::read_to_string(child.stdout.as_mut().unwrap()).unwrap();
+    assert_eq!(all(&mut waiter), "7\n");
+    let followed = all(&mut follower);
+    let texts: Vec<&str> = followed.lines().filter_map(|l| l.split_once("Z ").map(|(_, text)| text)).collect();
+    assert_eq!(texts, ["ready", "stopping"], "{followed}");
+    waiter.wait().unwrap();
+    follower.wait().unwrap();
+    s.kiln(&["logs", "web"]).ok().says(&["to stderr\n"]);
+    assert_eq!(s.kiln(&["logs", "-n", "1", "web"]).ok().stdout, "stopping\n");
+    assert_eq!(s.kiln(&["logs", "--since", "2100-01-01", "web"]).ok().stdout, "");
+    assert!(status(&s, "web").starts_with("exited Exited (7) "), "{}", status(&s, "web"));
+    s.kiln(&["kill", "web"]).fails(1).says(&["not running"]);
+    // Again, over the same log; then the kiln that watches it is killed.
+    assert_eq!(s.kiln(&["start", "web"]).ok().stdout, "web\n");
+    assert_eq!(s.kiln(&["start", "web"]).ok().stdout, "web\n", "it runs already");
+    s.kiln(&["start", "-a", "web"]).fails(125).says(&["running already"]);
+    assert_eq!(s.kiln(&["restart", "-t", "0", "web"]).ok().stdout, "web\n");
+    let state = || text(s.path("store/containers").join(id.trim_end()).join("state.json"));
+    let monitor = serde_json::from_str::<serde_json::Value>(&state()).unwrap()["monitor"]["pid"].to_string();
+    assert!(Command::new("kill").args(["-9", &monitor]).status().unwrap().success());
+    wait_until("it is dead", || !status(&s, "web").starts_with("running"));
+    assert!(status(&s, "web").starts_with("exited Exited (137) "), "{}", status(&s, "web"));
+    s.kiln(&["rm", "web"]).ok();
+    // What can't be started is told at once; what has --rm goes with its end.
+    s.kiln(&["run", "-d", "--rm", "box", "no-such-command"]).fails(127).says(&["no-such-command: command not found"]);
+    s.kiln(&["run", "-d", "--rm", "-i", "--name", "cat", "box", "cat"]).ok();
+    assert!(status(&s, "cat").starts_with("running"), "its input is open");
+    s.kiln(&["kill", "cat"]).ok();
+    assert_eq!(s.kiln(&["ps", "-aq"]).ok().stdout, "");
+    wait_until("its files are gone", || names(s.path("store/containers")).is_empty());
+}
+
+#[test]
 fn exec_joins_a_container_that_runs() {
     let Some(s) = with_image(
         "RUN mkdir -p /etc /w && echo worker:x:77:78::/home/worker:/bin/sh > /etc/passwd\nENV A=image\nWORKDIR /w\n",
@@ -318,6 +363,12 @@ fn another_user_has_containers_of_his_own() {
     assert_eq!(kiln(&["exec", "web", "cat", "/put"]).ok().stdout, "made\n");
     kiln(&["rm", "-f", "web"]).ok();
     child.wait().unwrap();
+    kiln(&["run", "-d", "--name", "web", "box", "sh", "-c", WAITS]).ok();
+    assert_eq!(kiln(&["exec", "web", "echo", "joined"]).ok().stdout, "joined\n");
+    wait_until("it has written", || kiln(&["logs", "web"]).ok().stdout == "ready\n");
+    kiln(&["stop", "web"]).ok();
+    assert_eq!(kiln(&["wait", "web"]).ok().stdout, "7\n");
+    kiln(&["rm", "web"]).ok();
     kiln(&["create", "--name", "cc", "box", "cat", "/put"]).ok();
     kiln(&["cp", "got", "cc:/put"]).ok();
     assert_eq!(kiln(&["start", "-a", "cc"]).ok().stdout, "made\n");

@@ -24,11 +24,13 @@
 
 pub mod copy;
 mod error;
+mod log;
 mod process;
 mod record;
 mod registry;
 
 pub use error::{Error, Result};
+pub use log::{Entry as LogEntry, LogReader, LogWriter};
 pub use process::Process;
 pub use record::{Bind, Config, Container, State, Status};
 pub use registry::{create, find, is_name, list};

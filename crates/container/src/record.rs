@@ -4,10 +4,10 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use kiln_oci::Timestamp;
-use kiln_store::{LayerId, Snapshot, Store};
+use kiln_store::{LayerId, LockGuard, Snapshot, Store};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
@@ -116,6 +116,8 @@ impl Status {
     }
 }
 
+/// For how long others may have a container that does not run: who ends one, or copies.
+const PATIENCE: Duration = Duration::from_secs(10);
 /// The exit code of what was killed.
 const KILLED: i32 = 137;
 
@@ -216,6 +218,25 @@ impl Container {
         }
     }
 
+    /// Whether the kiln that started it last is there still: for a moment after the container's end, too.
+    pub fn is_watched(&self) -> bool {
+        self.state.monitor.as_ref().is_some_and(Process::lives)
+    }
+
+    /// Takes its lock, and records its end if nobody else did. `None` if it runs, or is in use for long.
+    pub fn lock(&mut self, store: &Store) -> Result<Option<LockGuard>> {
+        let id = self.id().to_owned();
+        let start = Instant::now();
+        let mut keep_waiting =
+            || self.reload().is_ok() && self.status() != Status::Running && start.elapsed() < PATIENCE;
+        let lock = store.containers().lock_while(&id, &mut keep_waiting)?;
+        if lock.is_some() {
+            self.reload()?;
+            self.bury()?;
+        }
+        Ok(lock)
+    }
+
     /// Records the end of a container that was killed together with the kiln that watched it.
     pub fn settle(&mut self, store: &Store) -> Result<()> {
         if self.status() == Status::Exited
@@ -229,14 +250,14 @@ impl Container {
     }
 
     /// The same for who has the lock; waits for processes that are being killed.
-    pub fn bury(&mut self) -> Result<()> {
+    fn bury(&mut self) -> Result<()> {
         if self.state.exit_code.is_some() || self.state.process.is_none() {
             return Ok(());
         }
         // The lock of its kiln is free, so that is gone, and the container follows within milliseconds.
-        let start = std::time::Instant::now();
-        while self.state.process.as_ref().is_some_and(Process::lives) && start.elapsed().as_secs() < 10 {
-            std::thread::sleep(std::time::Duration::from_millis(2));
+        let start = Instant::now();
+        while self.state.process.as_ref().is_some_and(Process::lives) && start.elapsed() < PATIENCE {
+            std::thread::sleep(Duration::from_millis(2));
         }
         let finished = Some(Timestamp::now());
         self.save(State { finished, exit_code: Some(KILLED), ..self.state.clone() })

@@ -82,10 +82,9 @@ pub fn start(
     debug: Option<&DebugTools>,
     connection: Connection<'_>,
 ) -> Result<i32> {
-    let running = || Error::request(format!("the container {} runs already", container.config.name));
-    let _lock = engine.store.containers().try_lock(container.id())?.ok_or_else(running)?;
-    container.reload()?;
-    container.bury()?;
+    let Some(_lock) = container.lock(&engine.store)? else {
+        return Err(Error::request(format!("the container {} is running already", container.config.name)));
+    };
     let started = run(engine, container, debug, connection);
     let finished = Some(Timestamp::now());
     let (exit, state) = match started {
@@ -99,7 +98,7 @@ pub fn start(
             (Err(e), State { finished, exit_code, error, ..container.state.clone() })
         }
     };
-    let saved = container.save(State { monitor: None, root: None, ..state });
+    let saved = container.save(State { root: None, ..state });
     if container.config.auto_remove {
         engine.store.containers().remove(container.id())?;
         return exit;
@@ -176,13 +175,10 @@ pub fn files(engine: &Arc<Engine>, container: &mut Container) -> Result<Files> {
         if let Some((Ok(root), _)) = running(container) {
             return Ok(Files { root: root.with_ownership(engine.ownership), _lock: None });
         }
-        if let Some(lock) = engine.store.containers().try_lock(container.id())? {
-            container.reload()?;
-            container.bury()?;
+        if let Some(lock) = container.lock(&engine.store)? {
             return Ok(Files { root: mount(engine, container)?, _lock: Some(lock) });
         }
-        // It is being started, or somebody else copies.
-        std::thread::sleep(std::time::Duration::from_millis(5));
+        // It was started meanwhile, or somebody copies for long.
         container.reload()?;
     }
 }

@@ -67,6 +67,11 @@ impl Containers<'_> {
         self.0.lock(&format!("{OWNER}{id}"), &mut || {})
     }
 
+    /// Takes a container's lock, or gives up when `keep_waiting` (asked every few milliseconds) says no.
+    pub fn lock_while(&self, id: &str, keep_waiting: &mut dyn FnMut() -> bool) -> Result<Option<LockGuard>> {
+        self.0.lock_while(&format!("{OWNER}{id}"), keep_waiting)
+    }
+
     /// Takes a container's lock if it is free.
     pub fn try_lock(&self, id: &str) -> Result<Option<LockGuard>> {
         self.0.try_lock(&format!("{OWNER}{id}"))

@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use clap::{Args, Subcommand};
 
-use super::{container_prune, cp, create, exec, export, inspect, ps, rm, start};
+use super::{container_prune, cp, create, exec, export, inspect, logs, ps, rm, start, stop};
 use crate::environment::Environment;
 use crate::error::CliError;
 
@@ -23,13 +23,18 @@ enum ContainerCommand {
     Exec(exec::ExecArgs),
     Export(export::ExportArgs),
     Inspect(inspect::InspectArgs),
+    Kill(stop::KillArgs),
+    Logs(logs::LogsArgs),
     #[command(visible_aliases = ["list", "ps"])]
     Ls(ps::PsArgs),
     Prune(container_prune::ContainerPruneArgs),
+    Restart(stop::RestartArgs),
     #[command(visible_alias = "remove")]
     Rm(rm::RmArgs),
     Run(Box<super::run::RunArgs>),
     Start(start::StartArgs),
+    Stop(stop::StopArgs),
+    Wait(stop::WaitArgs),
 }
 
 /// Runs the command.
@@ -40,10 +45,15 @@ pub fn run(args: &ContainerGroup, environment: &Environment) -> Result<ExitCode,
         ContainerCommand::Exec(args) => exec::run(args, environment),
         ContainerCommand::Export(args) => export::run(args, environment),
         ContainerCommand::Inspect(args) => inspect::run_containers(args, environment),
+        ContainerCommand::Kill(args) => stop::kill(args, environment),
+        ContainerCommand::Logs(args) => logs::run_of_containers(args, environment),
         ContainerCommand::Ls(args) => ps::run(args, environment),
         ContainerCommand::Prune(args) => container_prune::run(args, environment),
+        ContainerCommand::Restart(args) => stop::restart(args, environment),
         ContainerCommand::Rm(args) => rm::run(args, environment),
         ContainerCommand::Run(args) => super::run::run(args, environment),
         ContainerCommand::Start(args) => start::run(args, environment),
+        ContainerCommand::Stop(args) => stop::stop(args, environment),
+        ContainerCommand::Wait(args) => stop::wait(args, environment),
     }
 }

@@ -1,31 +1,49 @@
-//! `kiln logs`.
+//! `kiln logs`, of containers and builds.
 
 use std::process::ExitCode;
 
 use clap::Args;
+use kiln_engine::container::find;
 use kiln_engine::store::{BuildRecord, BuildStatus};
 
+use super::container_logs::{Shown, show};
+use super::containers::named;
+use super::filters::point_in_time;
 use crate::environment::Environment;
 use crate::error::CliError;
 use crate::listing::{self, Format, Listing, Row};
 
-/// Show the whole output of a build
+/// Show what a container in the background wrote, or the whole output of a build
 ///
-/// Without BUILD, the last build's. Logs are never clipped; secrets of the build are hidden in them.
+/// Without NAME, the last build's. Logs are never clipped; secrets of a build are hidden in its log.
 ///
 /// Fields for --format: .ID .CreatedAt .Created .Duration .Status .Error .Context .Target .Names .Platforms
 ///
 /// Examples:
+///   kiln logs -f web
+///   kiln logs --tail 100 --since 10m -t web
 ///   kiln logs
 ///   kiln logs --list
 ///   kiln logs 2965073fc430
 #[derive(Debug, Args)]
 #[command(verbatim_doc_comment)]
 pub struct LogsArgs {
-    /// The build's ID, or its beginning
-    build: Option<String>,
+    /// A container's name or ID, or a build's ID; the beginning of an ID will do
+    name: Option<String>,
+    /// Of a container: go on until it has ended
+    #[arg(short, long, requires = "name")]
+    follow: bool,
+    /// Of a container: only the last N lines, or all
+    #[arg(short = 'n', long, value_name = "N", requires = "name")]
+    tail: Option<String>,
+    /// Of a container: show when each line was written
+    #[arg(short, long, requires = "name")]
+    timestamps: bool,
+    /// Of a container: only what was written since a time, or a duration ago
+    #[arg(long, value_name = "TIME", requires = "name")]
+    since: Option<String>,
     /// List the builds whose logs are kept
-    #[arg(long, conflicts_with = "build")]
+    #[arg(long, conflicts_with = "name")]
     list: bool,
     /// With --list: table, json, or a Go template
     #[arg(long, value_name = "FORMAT", requires = "list")]
@@ -45,8 +63,34 @@ const HEADS: [(&str, &str); 10] = [
     ("Platforms", "PLATFORMS"),
 ];
 
+/// `kiln container logs`.
+pub fn run_of_containers(args: &LogsArgs, environment: &Environment) -> Result<ExitCode, CliError> {
+    let name = args.name.as_deref().ok_or_else(|| CliError::usage("which container?"))?;
+    show(&mut named(environment, name)?, &shown(args)?)
+}
+
 /// Prints the log, or the list.
 pub fn run(args: &LogsArgs, environment: &Environment) -> Result<ExitCode, CliError> {
+    let of_container = args.follow || args.timestamps || args.tail.is_some() || args.since.is_some();
+    if let Some(name) = &args.name {
+        match find(environment.root(), name) {
+            Err(kiln_engine::container::Error::Missing(_)) if !of_container => {}
+            found => return show(&mut found.map_err(kiln_engine::Error::from)?, &shown(args)?),
+        }
+    }
+    of_builds(args, environment)
+}
+
+fn shown(args: &LogsArgs) -> Result<Shown, CliError> {
+    let tail = match args.tail.as_deref() {
+        None | Some("all") => None,
+        Some(n) => Some(n.parse().map_err(|_| CliError::usage(format!("--tail {n}: expected a number, or all")))?),
+    };
+    let since = args.since.as_deref().map(|text| point_in_time("--since", text)).transpose()?;
+    Ok(Shown { follow: args.follow, tail, timestamps: args.timestamps, since })
+}
+
+fn of_builds(args: &LogsArgs, environment: &Environment) -> Result<ExitCode, CliError> {
     let format = Format::parse(args.format.as_deref())?;
     let engine = environment.engine()?;
     let builds = engine.store.builds();
@@ -57,7 +101,7 @@ pub fn run(args: &LogsArgs, environment: &Environment) -> Result<ExitCode, CliEr
         Listing { heads: &HEADS, shown: &shown, rows: &rows }.print(&format)?;
         return Ok(ExitCode::SUCCESS);
     }
-    let id = match (&args.build, all.first()) {
+    let id = match (&args.name, all.first()) {
         // The reference in --metadata-file is `builder/node/id`, as buildx writes it.
         (Some(id), _) => builds.get(id.rsplit('/').next().unwrap_or(id)).map_err(kiln_engine::Error::from)?.id,
         (None, Some(last)) => last.id.clone(),

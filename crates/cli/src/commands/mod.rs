@@ -20,6 +20,7 @@ mod completions;
 mod confirm;
 mod container;
 mod container_json;
+mod container_logs;
 mod container_prune;
 mod containers;
 mod cp;
@@ -40,6 +41,7 @@ mod login;
 mod logout;
 mod logs;
 mod manifest;
+mod monitor;
 mod parse;
 mod prune;
 mod ps;
@@ -52,6 +54,7 @@ mod run;
 mod save;
 mod ssh_keys;
 mod start;
+mod stop;
 mod system;
 mod tag;
 mod version;
@@ -91,6 +94,12 @@ enum Command {
     Run(Box<run::RunArgs>),
     Create(Box<create::CreateArgs>),
     Start(start::StartArgs),
+    Stop(stop::StopArgs),
+    Restart(stop::RestartArgs),
+    Kill(stop::KillArgs),
+    Wait(stop::WaitArgs),
+    #[command(hide = true)]
+    ContainerMonitor(monitor::MonitorArgs),
     Exec(exec::ExecArgs),
     Cp(cp::CpArgs),
     Ps(ps::PsArgs),
@@ -133,6 +142,11 @@ pub fn run(cli: Cli) -> Result<ExitCode, CliError> {
         Command::Run(args) => run::run(&args, &environment),
         Command::Create(args) => create::run(&args, &environment),
         Command::Start(args) => start::run(&args, &environment),
+        Command::Stop(args) => stop::stop(&args, &environment),
+        Command::Restart(args) => stop::restart(&args, &environment),
+        Command::Kill(args) => stop::kill(&args, &environment),
+        Command::Wait(args) => stop::wait(&args, &environment),
+        Command::ContainerMonitor(args) => monitor::run(&args, &environment),
         Command::Exec(args) => exec::run(&args, &environment),
         Command::Cp(args) => cp::run(&args, &environment),
         Command::Ps(args) => ps::run(&args, &environment),

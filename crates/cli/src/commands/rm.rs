@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use clap::Args;
 use kiln_engine::Error;
-use kiln_engine::container::{Container, Status};
+use kiln_engine::container::Container;
 
 use super::containers::{each, named};
 use crate::environment::Environment;
@@ -64,14 +64,13 @@ pub fn kill(container: &Container) -> Result<(), CliError> {
 
 /// Removes one that does not run.
 pub fn remove(store: &kiln_engine::store::Store, mut container: Container) -> Result<(), CliError> {
-    match container.reload() {
+    let name = container.config.name.clone();
+    let lock = match container.lock(store) {
         // It went with its command.
         Err(kiln_engine::container::Error::Missing(_)) => return Ok(()),
-        other => other.map_err(Error::from)?,
-    }
-    let lock = store.containers().try_lock(container.id()).map_err(Error::from)?;
-    if lock.is_none() || container.status() == Status::Running {
-        let name = &container.config.name;
+        lock => lock.map_err(Error::from)?,
+    };
+    if lock.is_none() {
         return Err(CliError::failed(format!("cannot remove container {name:?}: container is running"))
             .with_hint("stop it before, or remove it with --force"));
     }

@@ -10,24 +10,30 @@ use kiln_engine::container::{Bind, Container};
 use kiln_engine::run::{DebugTools, Pull, RunRequest, create};
 
 use super::containers::run_attached;
+use super::monitor::start_detached;
 use crate::environment::Environment;
 use crate::error::{CliError, code};
+use crate::output;
 
 /// Run a command in a new container
 ///
-/// The container is in the foreground and on the host's network. Afterwards it is kept, with its files, until `kiln rm`; with
-/// --rm it is gone. Its exit code is passed on; 125 means that it could not be made, 126 that the command can't be
-/// executed, 127 that there is no such command.
+/// The container is on the host's network, and in the foreground unless --detach says otherwise. Afterwards it is kept, with its
+/// files, until `kiln rm`; with --rm it is gone. Its exit code is passed on; 125 means that it could not be made, 126 that the
+/// command can't be executed, 127 that there is no such command.
 ///
 /// Examples:
 ///   kiln run --rm -it debian:bookworm bash
 ///   kiln run --rm -v $PWD:/src -w /src gcc make
+///   kiln run -d --name web -p 3000:3000 app; kiln logs -f web
 ///   kiln run --name tests app make check; kiln cp tests:/src/report.xml .
 #[derive(Debug, Default, Args)]
 #[command(verbatim_doc_comment)]
 pub struct RunArgs {
     #[command(flatten)]
     pub container: ContainerArgs,
+    /// Run it in the background and print its ID
+    #[arg(short, long)]
+    detach: bool,
     /// Image: a name, or the beginning of an ID
     image: String,
     /// Command and its arguments, in place of the image's
@@ -115,7 +121,7 @@ impl RunArgs {
     /// A container in the foreground with the image's own settings, which goes with its command.
     pub fn simple(image: &str, command: &[String], user: Option<String>) -> Self {
         let container = ContainerArgs { interactive: true, rm: true, user, ..ContainerArgs::default() };
-        Self { container, image: image.to_owned(), command: command.to_vec() }
+        Self { container, detach: false, image: image.to_owned(), command: command.to_vec() }
     }
 }
 
@@ -125,6 +131,13 @@ pub fn start(args: &RunArgs, debug: Option<DebugTools>, environment: &Environmen
     let engine = environment.engine().map_err(|e| e.with_code(code::RUN_FAILED))?;
     let made = args.container.make(|| create(&engine, &request));
     let mut container = made.map_err(|e| e.with_code(code::RUN_FAILED))?;
+    if args.detach {
+        // The kiln that watches it takes over.
+        drop(engine);
+        start_detached(&container, environment)?;
+        output::print(&format!("{}\n", container.id()))?;
+        return Ok(ExitCode::SUCCESS);
+    }
     run_attached(&engine, &mut container, request.interactive, request.debug.as_ref())
 }
 

@@ -3,24 +3,28 @@
 use std::process::ExitCode;
 
 use clap::Args;
+use kiln_engine::container::Status;
 
-use super::containers::{named, run_attached};
+use super::containers::{each, named, run_attached};
+use super::monitor::start_detached;
 use crate::environment::Environment;
 use crate::error::CliError;
 
-/// Start a container that does not run
+/// Start containers that do not run
 ///
-/// Its command runs in the foreground, over the files as they were left.
+/// They run in the background, over the files as they were left; with --attach one runs in the foreground, and its exit code
+/// is passed on.
 ///
 /// Examples:
-///   kiln create --name tests app make check
+///   kiln start web
 ///   kiln start -a tests
 ///   kiln start -ai shell
 #[derive(Debug, Args)]
 #[command(verbatim_doc_comment)]
 pub struct StartArgs {
-    /// Container: a name, an ID, or its beginning
-    container: String,
+    /// Containers: names, IDs, or their beginnings
+    #[arg(required = true, value_name = "CONTAINER")]
+    containers: Vec<String>,
     /// Show what it writes, and pass signals on
     #[arg(short, long)]
     attach: bool,
@@ -29,13 +33,18 @@ pub struct StartArgs {
     interactive: bool,
 }
 
-/// Starts it.
+/// Starts them.
 pub fn run(args: &StartArgs, environment: &Environment) -> Result<ExitCode, CliError> {
     if !args.attach && !args.interactive {
-        return Err(CliError::usage("containers in the background are not there yet")
-            .with_hint("start --attach runs it in the foreground"));
+        return each(&args.containers, |name| match named(environment, name)? {
+            running if running.status() == Status::Running => Ok(()),
+            container => start_detached(&container, environment),
+        });
     }
-    let mut container = named(environment, &args.container)?;
+    let [name] = args.containers.as_slice() else {
+        return Err(CliError::usage("you cannot start and attach multiple containers at once"));
+    };
+    let mut container = named(environment, name)?;
     let engine = environment.engine()?;
     let interactive = args.interactive && container.config.interactive;
     run_attached(&engine, &mut container, interactive, None)
