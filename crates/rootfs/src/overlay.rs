@@ -3,18 +3,24 @@
 //! Invariants:
 //! - redirects, metadata-only copies and indexes are off, so that an upper directory is complete by itself;
 //! - layers are handed over as descriptors where the kernel takes them, else as `/proc/self/fd/N` strings, so that neither
-//!   long paths nor renames matter;
+//!   long paths nor renames matter; kernels before 6.7 take neither ([`legacy`]);
 //! - what the kernel says about a refusal ends up in the error.
 
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 use std::sync::OnceLock;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags};
 
 use crate::error::{Context as _, Result, RootfsError};
+
+mod legacy;
+
+/// `nofollow` rather than `off`: with `userxattr` the kernel takes nothing else.
+const OPTIONS: [(&str, &str); 3] = [("redirect_dir", "nofollow"), ("metacopy", "off"), ("index", "off")];
 
 /// `OVL_MAX_STACK` of the kernel.
 pub const MAX_LOWERS: usize = 500;
@@ -47,19 +53,40 @@ pub fn opaque_attribute() -> &'static str {
 
 /// Mounts, and returns the detached mount: a directory descriptor to use as a root, or to attach with `move_mount`.
 pub fn mount(spec: &OverlaySpec<'_>) -> Result<OwnedFd> {
+    static LEGACY: AtomicBool = AtomicBool::new(false);
     if spec.lowers.len() > MAX_LOWERS {
         return Err(RootfsError::TooManyLayers { count: spec.lowers.len(), limit: MAX_LOWERS });
     }
-    let fail = |fs: Option<&OwnedFd>, what: &str, e: Errno| RootfsError::Overlay {
-        layers: spec.lowers.len(),
-        message: message(fs, what, e),
-    };
-    let fs = rustix::mount::fsopen("overlay", FsOpenFlags::FSOPEN_CLOEXEC).map_err(|e| fail(None, "fsopen", e))?;
-    let create = || rustix::mount::fsconfig_create(&fs).map_err(|e| fail(Some(&fs), "mount", e));
-    let made = configure(&fs, spec).and_then(|()| create());
-    made.map_err(|e| spec.upper.and_then(|(upper, _)| unfit(upper)).unwrap_or(e))?;
+    let mut refused = None;
+    if !LEGACY.load(Ordering::Relaxed) {
+        match mount_modern(spec) {
+            Ok(mount) => return Ok(mount),
+            Err(e) => refused = Some(e),
+        }
+    }
+    match legacy::mount(spec) {
+        Ok(mount) => {
+            LEGACY.store(true, Ordering::Relaxed);
+            Ok(mount)
+        }
+        Err(e) => {
+            let unfit = spec.upper.and_then(|(upper, _)| unfit(upper));
+            Err(unfit.or(refused).unwrap_or_else(|| fail(spec, None, "mount", e)))
+        }
+    }
+}
+
+fn mount_modern(spec: &OverlaySpec<'_>) -> Result<OwnedFd> {
+    let fs =
+        rustix::mount::fsopen("overlay", FsOpenFlags::FSOPEN_CLOEXEC).map_err(|e| fail(spec, None, "fsopen", e))?;
+    configure(&fs, spec)?;
+    rustix::mount::fsconfig_create(&fs).map_err(|e| fail(spec, Some(&fs), "mount", e))?;
     rustix::mount::fsmount(&fs, FsMountFlags::FSMOUNT_CLOEXEC, MountAttrFlags::empty())
-        .map_err(|e| fail(Some(&fs), "fsmount", e))
+        .map_err(|e| fail(spec, Some(&fs), "fsmount", e))
+}
+
+fn fail(spec: &OverlaySpec<'_>, fs: Option<&OwnedFd>, what: &str, e: Errno) -> RootfsError {
+    RootfsError::Overlay { layers: spec.lowers.len(), message: message(fs, what, e) }
 }
 
 /// Why a directory cannot be the writable layer, if it is for its file system: the root of most containers is an overlay,
@@ -79,11 +106,9 @@ fn unfit(upper: &Path) -> Option<RootfsError> {
 }
 
 fn configure(fs: &OwnedFd, spec: &OverlaySpec<'_>) -> Result<()> {
-    let fail =
-        |what: &str, e: Errno| RootfsError::Overlay { layers: spec.lowers.len(), message: message(Some(fs), what, e) };
+    let fail = |what: &str, e: Errno| fail(spec, Some(fs), what, e);
     rustix::mount::fsconfig_set_string(fs, "source", "kiln").map_err(|e| fail("source", e))?;
-    // `nofollow` rather than `off`: with `userxattr` the kernel takes nothing else.
-    for (option, value) in [("redirect_dir", "nofollow"), ("metacopy", "off"), ("index", "off")] {
+    for (option, value) in OPTIONS {
         match rustix::mount::fsconfig_set_string(fs, option, value) {
             Ok(()) | Err(Errno::INVAL) => {} // unknown to this kernel: then it is off
             Err(e) => return Err(fail(option, e)),
@@ -116,8 +141,11 @@ fn configure(fs: &OwnedFd, spec: &OverlaySpec<'_>) -> Result<()> {
 }
 
 fn open_layer(path: &Path) -> Result<OwnedFd> {
-    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    rustix::fs::open(path, flags, Mode::empty()).at("open layer", path)
+    open_directory(path).at("open layer", path)
+}
+
+fn open_directory(path: &Path) -> rustix::io::Result<OwnedFd> {
+    rustix::fs::open(path, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
 }
 
 /// Descriptors since Linux 6.13; before, a string of at most 255 bytes, which `/proc/self/fd/N` is.
@@ -160,29 +188,36 @@ mod tests {
         mounted.inspect_err(|why| eprintln!("SKIPPED: no overlay mounts here: {why}")).is_ok()
     }
 
+    type Way = fn(&OverlaySpec<'_>) -> Result<OwnedFd>;
+
+    /// What kernels before 6.7 need works on later ones as well.
+    const WAYS: [Way; 2] = [mount, |spec| legacy::mount(spec).map_err(|e| fail(spec, None, "mount", e))];
+
     #[test]
     fn upper_hides_lower_and_writes_go_up() {
         if !usable() {
             return;
         }
-        let tmp = tempfile::tempdir().unwrap();
-        let dir = |n: &str| {
-            let d = tmp.path().join(n);
-            std::fs::create_dir(&d).unwrap();
-            d
-        };
-        let (a, b, up, work) = (dir("a"), dir("b"), dir("up"), dir("work"));
-        std::fs::write(a.join("f"), "a").unwrap();
-        std::fs::write(a.join("only-a"), "a").unwrap();
-        std::fs::write(b.join("f"), "b").unwrap();
-        let fd = mount(&OverlaySpec { lowers: &[&a, &b], upper: Some((&up, &work)), volatile: true }).unwrap();
-        let root = Root::from_fd(fd);
-        assert_eq!(root.read_small(Path::new("f"), 10).unwrap().unwrap(), b"b");
-        assert_eq!(root.read_small(Path::new("/only-a"), 10).unwrap().unwrap(), b"a");
-        root.write_file(Path::new("new"), b"n", 0o644, None).unwrap();
-        assert_eq!(std::fs::read(up.join("new")).unwrap(), b"n");
-        let mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap();
-        assert!(!mounts.contains(tmp.path().to_str().unwrap()), "the mount must not be attached");
+        for mount in WAYS {
+            let tmp = tempfile::tempdir().unwrap();
+            let dir = |n: &str| {
+                let d = tmp.path().join(n);
+                std::fs::create_dir(&d).unwrap();
+                d
+            };
+            let (a, b, up, work) = (dir("a"), dir("b"), dir("up"), dir("work"));
+            std::fs::write(a.join("f"), "a").unwrap();
+            std::fs::write(a.join("only-a"), "a").unwrap();
+            std::fs::write(b.join("f"), "b").unwrap();
+            let fd = mount(&OverlaySpec { lowers: &[&a, &b], upper: Some((&up, &work)), volatile: true }).unwrap();
+            let root = Root::from_fd(fd);
+            assert_eq!(root.read_small(Path::new("f"), 10).unwrap().unwrap(), b"b");
+            assert_eq!(root.read_small(Path::new("/only-a"), 10).unwrap().unwrap(), b"a");
+            root.write_file(Path::new("new"), b"n", 0o644, None).unwrap();
+            assert_eq!(std::fs::read(up.join("new")).unwrap(), b"n");
+            let mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap();
+            assert!(!mounts.contains(tmp.path().to_str().unwrap()), "the mount must not be attached");
+        }
     }
 
     #[test]
@@ -195,14 +230,16 @@ mod tests {
         for _ in 0..3 {
             deep.push("x".repeat(200));
         }
-        let layers: Vec<_> = (0..200).map(|i| deep.join(format!("l{i}"))).collect();
+        let layers: Vec<_> = (0..MAX_LOWERS).map(|i| deep.join(format!("l{i}"))).collect();
         for (i, l) in layers.iter().enumerate() {
             std::fs::create_dir_all(l).unwrap();
             std::fs::write(l.join("top"), i.to_string()).unwrap();
         }
         let refs: Vec<&Path> = layers.iter().map(|p| p.as_path()).collect();
-        let root = Root::from_fd(mount(&OverlaySpec { lowers: &refs, upper: None, volatile: false }).unwrap());
-        assert_eq!(root.read_small(Path::new("top"), 10).unwrap().unwrap(), b"199");
+        for mount in WAYS {
+            let root = Root::from_fd(mount(&OverlaySpec { lowers: &refs, upper: None, volatile: false }).unwrap());
+            assert_eq!(root.read_small(Path::new("top"), 10).unwrap().unwrap(), b"499");
+        }
         let many = vec![refs[0]; 501];
         let err = mount(&OverlaySpec { lowers: &many, upper: None, volatile: false }).unwrap_err();
         assert!(matches!(err, RootfsError::TooManyLayers { count: 501, limit: 500 }));
