@@ -64,12 +64,8 @@ pub fn preflight() -> Vec<Finding> {
 }
 
 fn kernel() -> Finding {
-    let uname = rustix::system::uname();
-    let release = uname.release().to_string_lossy().into_owned();
-    let mut numbers = release.split(|c: char| !c.is_ascii_digit()).map_while(|n| n.parse::<u32>().ok());
-    let version = (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0));
-    let detail = format!("Linux {release}");
-    if version >= (5, 12) {
+    let detail = format!("Linux {}", rustix::system::uname().release().to_string_lossy());
+    if kiln_rootfs::overlay::kernel() >= (5, 12) {
         finding("kernel", Level::Good, detail)
     } else {
         finding("kernel", Level::Missing, detail)

@@ -9,7 +9,6 @@
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 use std::sync::OnceLock;
-use std::sync::atomic::{AtomicBool, Ordering};
 
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
@@ -51,29 +50,25 @@ pub fn opaque_attribute() -> &'static str {
     if privileged { "trusted.overlay.opaque" } else { "user.overlay.opaque" }
 }
 
+/// The running kernel's version and patch level.
+pub fn kernel() -> (u32, u32) {
+    let uname = rustix::system::uname();
+    let release = uname.release().to_string_lossy();
+    let mut numbers = release.split(|c: char| !c.is_ascii_digit()).map_while(|n| n.parse().ok());
+    (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0))
+}
+
 /// Mounts, and returns the detached mount: a directory descriptor to use as a root, or to attach with `move_mount`.
 pub fn mount(spec: &OverlaySpec<'_>) -> Result<OwnedFd> {
-    static LEGACY: AtomicBool = AtomicBool::new(false);
     if spec.lowers.len() > MAX_LOWERS {
         return Err(RootfsError::TooManyLayers { count: spec.lowers.len(), limit: MAX_LOWERS });
     }
-    let mut refused = None;
-    if !LEGACY.load(Ordering::Relaxed) {
-        match mount_modern(spec) {
-            Ok(mount) => return Ok(mount),
-            Err(e) => refused = Some(e),
-        }
-    }
-    match legacy::mount(spec) {
-        Ok(mount) => {
-            LEGACY.store(true, Ordering::Relaxed);
-            Ok(mount)
-        }
-        Err(e) => {
-            let unfit = spec.upper.and_then(|(upper, _)| unfit(upper));
-            Err(unfit.or(refused).unwrap_or_else(|| fail(spec, None, "mount", e)))
-        }
-    }
+    let made = if kernel() < (6, 7) { mount_legacy(spec) } else { mount_modern(spec) };
+    made.map_err(|e| spec.upper.and_then(|(upper, _)| unfit(upper)).unwrap_or(e))
+}
+
+fn mount_legacy(spec: &OverlaySpec<'_>) -> Result<OwnedFd> {
+    legacy::mount(spec).map_err(|e| fail(spec, None, "mount", e))
 }
 
 fn mount_modern(spec: &OverlaySpec<'_>) -> Result<OwnedFd> {
@@ -191,7 +186,7 @@ mod tests {
     type Way = fn(&OverlaySpec<'_>) -> Result<OwnedFd>;
 
     /// What kernels before 6.7 need works on later ones as well.
-    const WAYS: [Way; 2] = [mount, |spec| legacy::mount(spec).map_err(|e| fail(spec, None, "mount", e))];
+    const WAYS: [Way; 2] = [mount, mount_legacy];
 
     #[test]
     fn upper_hides_lower_and_writes_go_up() {
