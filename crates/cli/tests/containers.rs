@@ -40,7 +40,7 @@ fn files_are_extracted_as_the_articles_do() {
     };
     let id = s.kiln(&["create", "--name", "extract", "box"]).ok().stdout;
     assert!(id.trim_end().len() == 64 && id.trim_end().bytes().all(|b| b.is_ascii_hexdigit()), "{id}");
-    s.kiln(&["cp", "extract:/app/server", "./server"]).ok().says(&["Successfully copied", "to ./server"]);
+    s.kiln(&["cp", "extract:/app/server", "./server"]).ok().hides("Successfully");
     assert_eq!(text(s.path("server")), "binary\n");
     s.kiln(&["cp", "-q", "extract:/app", "out"]).ok().hides("Successfully");
     assert_eq!(names(s.path("out")), ["server", "sub"]);
@@ -63,7 +63,7 @@ fn a_container_stays_until_it_is_removed_and_starts_again_over_its_files() {
     assert!(status(&s, "job").starts_with("exited Exited (3) "), "{}", status(&s, "job"));
     assert_eq!(s.kiln(&["start", "-a", "job"]).fails(3).stdout, "x\n");
     assert_eq!(s.kiln(&["start", "--attach", &id[..12]]).fails(3).stdout, "x\nx\n");
-    s.kiln(&["run", "--name", "job", "box", "true"]).fails(125).says(&["\"job\" is in use by container", &id[..12]]);
+    s.kiln(&["run", "--name", "job", "box", "true"]).fails(125).says(&["\"/job\" is already in use by container", &id]);
     s.kiln(&["run", "--cidfile", "cid", "box", "true"]).fails(125).says(&["container ID file"]);
     let quiet = |args: &[&str]| s.kiln(&[&["ps", "-q", "--no-trunc"], args].concat()).ok().stdout;
     assert_eq!(quiet(&[]), "");
@@ -254,6 +254,9 @@ fn copies_stay_in_the_container_whatever_its_links_say() {
     ] {
         s.kiln(&["cp", args[0], args[1]]).fails(1).says(&[message]);
     }
+    let volume = format!("{host}:/mnt");
+    s.kiln(&["create", "--name", "vv", "-v", &volume, "box"]).ok();
+    s.kiln(&["cp", "ctx/new", "vv:/mnt/new"]).fails(1).says(&["/mnt of container vv is mounted from", host]);
     s.kiln(&["cp", "cc:/real", "hh:/"]).fails(2).says(&["between containers"]);
 }
 
@@ -328,6 +331,8 @@ fn a_containers_layers_are_kept_whatever_becomes_of_its_image() {
 #[test]
 fn what_is_not_there_is_a_clear_error() {
     let Some(s) = with_image("") else { return };
+    s.kiln(&["rm", "-f", "none"]).ok().says(&["No such container: none"]);
+    s.kiln(&["logs", "none"]).fails(1).says(&["no container and no build none"]);
     s.kiln(&["rm", "none"]).fails(1).says(&["No such container: none"]);
     s.kiln(&["create", "--name", "-x", "box"]).fails(2);
     s.kiln(&["create", "--name", "a/b", "box"]).fails(1).says(&["invalid container name"]);

@@ -171,9 +171,11 @@ fn destination(to: Side<'_>, source: &Source) -> Result<(PathBuf, OsString)> {
     }
     let parent = path.parent().unwrap_or(Path::new(""));
     let is_dir = to.root.try_stat(parent, true)?.is_some_and(|stat| stat.kind == FileKind::Dir);
+    let shown = Path::new("/").join(parent);
     match path.file_name().filter(|_| is_dir) {
         Some(name) => Ok((parent.to_owned(), name.to_owned())),
-        None => Err(to.missing(&Path::new("/").join(parent))),
+        None if to.container.is_some() => Err(to.missing(&shown)),
+        None => Err(Error::Copy(format!("invalid output path: directory {shown:?} does not exist"))),
     }
 }
 

@@ -17,7 +17,9 @@ pub enum Error {
     #[error("several container IDs begin with {0}")]
     Ambiguous(String),
     /// The name is taken.
-    #[error("the container name {name:?} is in use by container {}", &id[..12])]
+    #[error(
+        "Conflict. The container name \"/{name}\" is already in use by container \"{id}\": remove that to use its name again"
+    )]
     NameTaken {
         /// The name.
         name: String,

@@ -102,7 +102,7 @@ pub struct Started {
 }
 
 impl Started {
-    /// A container that another kiln started, by its first process; what has another group's limits is not known of it.
+    /// A container that another kiln started, by its first process. What joins it stays in our own control group.
     pub fn elsewhere(pid: i32) -> Result<Started> {
         let pidfd = sys::pidfd_open(pid).map_err(Error::helper("find the container for"))?;
         Ok(Started { pid, pidfd, terminal: None, not_enforced: Vec::new(), entrances: Entrances::default() })

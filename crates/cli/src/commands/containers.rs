@@ -31,13 +31,14 @@ pub fn made_from(store: &Store, image: &Descriptor) -> Result<Option<Container>,
     Ok(containers.into_iter().find(|c| ids.contains(&c.config.image_id)))
 }
 
-/// Does something for each of several containers and prints their names, as docker does. Those that fail are told, and the
-/// others done all the same.
-pub fn each(names: &[String], mut work: impl FnMut(&str) -> Result<(), CliError>) -> Result<ExitCode, CliError> {
+/// Does something for each of several containers and prints their names, as docker does. `work` says whether there
+/// was one. Those that fail are told, and the others done all the same.
+pub fn each(names: &[String], mut work: impl FnMut(&str) -> Result<bool, CliError>) -> Result<ExitCode, CliError> {
     let mut failed: Option<CliError> = None;
     for name in names {
         match work(name) {
-            Ok(()) => output::print(&format!("{name}\n"))?,
+            Ok(true) => output::print(&format!("{name}\n"))?,
+            Ok(false) => {}
             Err(e) => {
                 if let Some(before) = failed.replace(e) {
                     before.show();

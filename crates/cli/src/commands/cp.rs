@@ -40,7 +40,7 @@ pub struct CpArgs {
     /// If the source is a link, copy what it leads to
     #[arg(short = 'L', long)]
     follow_link: bool,
-    /// Say nothing
+    /// Say nothing, also on a terminal
     #[arg(short, long)]
     quiet: bool,
 }
@@ -81,7 +81,7 @@ pub fn run(args: &CpArgs, environment: &Environment) -> Result<ExitCode, CliErro
                 .with_hint("kiln cp ONE:PATH - | kiln cp - OTHER:DIRECTORY"));
         }
         (End::Container(name, path), end) => {
-            let files = open(name, environment)?;
+            let files = open(name, &path, environment)?;
             let from = Side { root: &files.root, path: &path, container: Some(name) };
             match end {
                 End::Host(path) => copy(from, Side { root: &host()?, path: &path, container: None }, options),
@@ -92,7 +92,7 @@ pub fn run(args: &CpArgs, environment: &Environment) -> Result<ExitCode, CliErro
             }
         }
         (end, End::Container(name, path)) => {
-            let files = open(name, environment)?;
+            let files = open(name, &path, environment)?;
             let to = Side { root: &files.root, path: &path, container: Some(name) };
             match end {
                 End::Host(path) => copy(Side { root: &host()?, path: &path, container: None }, to, options),
@@ -102,14 +102,19 @@ pub fn run(args: &CpArgs, environment: &Environment) -> Result<ExitCode, CliErro
         _ => return Err(CliError::usage("one of the two must be in a container").with_hint("CONTAINER:PATH")),
     };
     let bytes = bytes.map_err(Error::from)?;
-    if !args.quiet && bytes > 0 {
+    if !args.quiet && bytes > 0 && std::io::stderr().is_terminal() {
         eprintln!("Successfully copied {} to {}", human_size(bytes), args.destination);
     }
     Ok(ExitCode::SUCCESS)
 }
 
-fn open(name: &str, environment: &Environment) -> Result<Files, CliError> {
+fn open(name: &str, path: &Path, environment: &Environment) -> Result<Files, CliError> {
     let mut container = named(environment, name)?;
+    if let Some(bind) = container.config.binds.iter().find(|bind| path.starts_with(&bind.target)) {
+        let (target, source) = (bind.target.display(), bind.source.display());
+        return Err(CliError::failed(format!("{target} of container {name} is mounted from {source}"))
+            .with_hint("copy there, or from there, without kiln"));
+    }
     let engine = environment.engine_beside(&container)?;
     Ok(files(&engine, &mut container)?)
 }

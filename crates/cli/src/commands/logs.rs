@@ -103,7 +103,12 @@ fn of_builds(args: &LogsArgs, environment: &Environment) -> Result<ExitCode, Cli
     }
     let id = match (&args.name, all.first()) {
         // The reference in --metadata-file is `builder/node/id`, as buildx writes it.
-        (Some(id), _) => builds.get(id.rsplit('/').next().unwrap_or(id)).map_err(kiln_engine::Error::from)?.id,
+        (Some(id), _) => match builds.get(id.rsplit('/').next().unwrap_or(id)) {
+            Err(kiln_engine::store::Error::BuildMissing(_)) => {
+                return Err(CliError::failed(format!("there is no container and no build {id}")));
+            }
+            build => build.map_err(kiln_engine::Error::from)?.id,
+        },
         (None, Some(last)) => last.id.clone(),
         (None, None) => return Err(CliError::failed("there was no build yet")),
     };

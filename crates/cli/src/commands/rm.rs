@@ -48,9 +48,14 @@ pub fn run(args: &RmArgs, environment: &Environment) -> Result<ExitCode, CliErro
     store.use_reserve();
     let mut found = found.into_iter();
     each(&args.containers, |_| match found.next() {
-        Some((_, Ok(container))) => remove(&store, container),
+        Some((_, Ok(container))) => remove(&store, container).map(|()| true),
+        Some((_, Err(e))) if args.force => {
+            // Docker names what it did not find, and goes on.
+            e.show();
+            Ok(false)
+        }
         Some((_, Err(e))) => Err(e),
-        None => Ok(()),
+        None => Ok(false),
     })
 }
 

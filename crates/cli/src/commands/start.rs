@@ -37,8 +37,8 @@ pub struct StartArgs {
 pub fn run(args: &StartArgs, environment: &Environment) -> Result<ExitCode, CliError> {
     if !args.attach && !args.interactive {
         return each(&args.containers, |name| match named(environment, name)? {
-            running if running.status() == Status::Running => Ok(()),
-            container => start_detached(&container, environment),
+            running if running.status() == Status::Running => Ok(true),
+            container => start_detached(&container, environment).map(|()| true),
         });
     }
     let [name] = args.containers.as_slice() else {

@@ -90,7 +90,7 @@ pub struct WaitArgs {
 
 /// `kiln stop`.
 pub fn stop(args: &StopArgs, environment: &Environment) -> Result<ExitCode, CliError> {
-    each(&args.containers, |name| args.patience.stop(&named(environment, name)?))
+    each(&args.containers, |name| args.patience.stop(&named(environment, name)?).map(|()| true))
 }
 
 /// `kiln restart`.
@@ -98,7 +98,7 @@ pub fn restart(args: &RestartArgs, environment: &Environment) -> Result<ExitCode
     each(&args.containers, |name| {
         let container = named(environment, name)?;
         args.patience.stop(&container)?;
-        start_detached(&container, environment)
+        start_detached(&container, environment).map(|()| true)
     })
 }
 
@@ -122,10 +122,10 @@ pub fn kill(args: &KillArgs, environment: &Environment) -> Result<ExitCode, CliE
         if !container.signal(number).map_err(Error::from)? {
             return Err(CliError::failed(format!("cannot kill container {name}: it is not running")));
         }
-        match number {
-            libc::SIGKILL => super::rm::kill(&container),
-            _ => Ok(()),
+        if number == libc::SIGKILL {
+            super::rm::kill(&container)?;
         }
+        Ok(true)
     })
 }
 
