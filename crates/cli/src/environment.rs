@@ -179,6 +179,13 @@ fn default_root(home: &Path) -> PathBuf {
 /// ends all the same; the store is made for that.
 const PATIENCE: std::time::Duration = std::time::Duration::from_millis(900);
 
+/// Leaves all memory out of core dumps of this process and of the steps that it starts: a crash must not write the secrets in
+/// there to the disk. Limits would not do, as the kernel ignores them where a program takes the dumps.
+pub fn protect_memory() {
+    // Without this file the kernel makes no core dumps at all.
+    let _ = std::fs::write("/proc/self/coredump_filter", "0");
+}
+
 /// A token that Ctrl-C and SIGTERM cancel. The process ends soon after the first, and at once with the second.
 pub fn cancel_on_signal() -> CancelToken {
     let token = CancelToken::new();

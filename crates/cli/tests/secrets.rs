@@ -94,3 +94,15 @@ fn how_a_step_gets_it() {
         s.build(&[]).fails(1).says(&["\"none\"", "Dockerfile:4", "--secret id=none"]);
     }
 }
+
+#[test]
+fn core_dumps_hold_no_memory() {
+    let Some(s) = Sandbox::new(&format!("{BASE}RUN cat /proc/self/coredump_filter > /filter\n")) else { return };
+    let Ok(usual) = std::fs::read_to_string("/proc/self/coredump_filter") else {
+        eprintln!("SKIPPED: this kernel makes no core dumps");
+        return;
+    };
+    assert_eq!(text(s.export(&["--no-cache"]).join("filter")), usual);
+    std::fs::write(s.path("value"), "not to be seen in here").unwrap();
+    assert_eq!(text(s.export(&["--no-cache", "--secret", "id=a,src=value"]).join("filter")), "00000000\n");
+}

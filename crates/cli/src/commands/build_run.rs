@@ -11,7 +11,7 @@ use kiln_engine::request::BuildRequest;
 use super::build::{BuildArgs, OnError};
 use super::build_request::request;
 use super::{check, debug};
-use crate::environment::{Environment, cancel_on_signal};
+use crate::environment::{Environment, cancel_on_signal, protect_memory};
 use crate::error::CliError;
 use crate::foreground::Foreground;
 use crate::progress::{Display, Mode};
@@ -37,6 +37,9 @@ pub fn build(
     environment: &Environment,
     notes: Vec<String>,
 ) -> Result<ExitCode, CliError> {
+    if !(request.secrets.is_empty() && request.ssh.is_empty()) {
+        protect_memory();
+    }
     let shell = args.on_error == OnError::Shell;
     let foreground = if shell { Some(Arc::new(Foreground::new(true, true)?)) } else { None };
     let engine = environment.engine()?;

@@ -9,7 +9,7 @@ use kiln_engine::leaks::Leak;
 use kiln_engine::secrets_search::HitKind;
 
 use super::build_request::{secret, ssh};
-use crate::environment::Environment;
+use crate::environment::{Environment, protect_memory};
 use crate::error::{CliError, code};
 use crate::progress::human_size;
 
@@ -57,6 +57,7 @@ enum Format {
 
 /// Searches, and prints what was found.
 pub fn run(args: &CheckLeaksArgs, environment: &Environment) -> Result<ExitCode, CliError> {
+    protect_memory();
     let secrets = args.secrets.iter().map(|s| secret(s)).collect::<Result<BTreeMap<_, _>, _>>()?;
     let ssh = args.ssh.iter().map(|s| ssh(s)).collect::<Result<BTreeMap<_, _>, _>>()?;
     let engine = environment.engine()?;
