@@ -145,6 +145,8 @@ impl Inner {
             },
             false => match self.probe(&https, spec) {
                 Ok(answer) => answer,
+                // With a host that does not speak TLS, what happened without it is the reason.
+                Err(Error::Tls { .. }) => !self.probe(&http, spec)?,
                 Err(e) if may_be_other_scheme(&e) => !self.probe(&http, spec).map_err(|_| e)?,
                 Err(e) => return Err(e),
             },

@@ -15,19 +15,24 @@
 //! location = "other.example.com/path" # where it really is
 //! ```
 //!
-//! Other sections of the file are not looked at. A misspelt key in this section is an error.
+//! The section `[store]` is not looked at. A misspelt key in this section is an error, and so is any other section.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use serde::Deserialize;
+use serde::de::IgnoredAny;
 
 use super::{HostSettings, Mirror, MirrorPull, Rule, parse_location};
 
 #[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
 struct File {
     #[serde(default)]
     registries: BTreeMap<String, Entry>,
+    /// Others read it.
+    #[serde(default, rename = "store")]
+    _store: IgnoredAny,
 }
 
 #[derive(Deserialize)]

@@ -41,7 +41,7 @@ fn without_configuration_only_loopback_may_be_plain_http() {
 fn mirrors_come_first_in_order_and_pushes_do_not_use_them() {
     let (config, _) = load(&[(
         "kiln.toml",
-        "[registries.\"docker.io\"]\nmirrors = [\"https://m1.example\", \"http://10.0.0.5:5000/hub\"]\n[build]\nx = 1\n",
+        "[registries.\"docker.io\"]\nmirrors = [\"https://m1.example\", \"http://10.0.0.5:5000/hub\"]\n[store]\nmax-used-space = 1\n",
     )]);
     let specs = config.pull_endpoints(&image("alpine:3")).unwrap();
     assert_eq!(
@@ -127,4 +127,17 @@ fn networks() {
     assert!(inside("10.1.2.3", "10.1.0.0/16") && inside("10.1.2.3", "0.0.0.0/0") && inside("10.1.3.3", "10.1.2.0/23"));
     assert!(!inside("10.1.4.3", "10.1.2.0/23") && !inside("::1", "0.0.0.0/0"));
     assert!(parse_network("10.0.0.0/33").is_none());
+}
+
+#[test]
+fn a_misspelt_section_is_told() {
+    let paths = |text: &str| {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::write(dir.path().join("kiln.toml"), text).unwrap();
+        let paths = ConfigPaths { kiln: Some(dir.path().join("kiln.toml")), ..ConfigPaths::default() };
+        HostsConfig::load(&paths).map(|_| ()).map_err(|e| e.to_string())
+    };
+    assert_eq!(paths("[store]\nmax-used-space = \"1g\"\n[registries.\"a.example.com\"]\nblocked = true\n"), Ok(()));
+    let error = paths("[registry.\"a.example.com\"]\nblocked = true\n").unwrap_err();
+    assert!(error.contains("registry") && error.contains("registries"), "{error}");
 }
