@@ -10,6 +10,7 @@ use kiln_engine::registry::Resolved;
 
 use crate::environment::Environment;
 use crate::error::CliError;
+use crate::output;
 use crate::progress::human_size;
 
 /// Look at images in a registry without downloading them
@@ -25,13 +26,25 @@ enum ManifestCommand {
 }
 
 /// Show the manifest of an image, or the index of an image for several platforms
+///
+/// As JSON, like docker.
+///
+///   kiln manifest inspect alpine:3 > /dev/null && echo it is there
+///   kiln manifest inspect --summary ghcr.io/org/app:1.2
 #[derive(Debug, Args)]
+#[command(verbatim_doc_comment)]
 struct InspectArgs {
     /// Name of the image
     name: String,
     /// Print the bytes as the registry has them
-    #[arg(long)]
+    #[arg(long, conflicts_with = "summary")]
     raw: bool,
+    /// Print names, platforms and sizes for people
+    #[arg(long)]
+    summary: bool,
+    /// Do not verify the registry's certificate, and allow plain http
+    #[arg(long)]
+    insecure: bool,
 }
 
 /// Runs a subcommand.
@@ -39,10 +52,22 @@ pub fn run(args: &ManifestArgs, environment: &Environment) -> Result<ExitCode, C
     let ManifestCommand::Inspect(args) = &args.command;
     let name: Reference = args.name.parse().map_err(|e| CliError::usage(format!("{e}")))?;
     let name = name.with_default_tag();
-    let found = environment.client().resolve(&name).map_err(Error::from)?;
-    match args.raw {
-        true => std::io::stdout().write_all(&found.bytes).map_err(|e| CliError::failed(e.to_string()))?,
-        false => print!("{}", described(&name, &found)),
+    let client = environment.client();
+    if args.insecure {
+        client.allow_insecure(name.registry());
+    }
+    let found = client.resolve(&name).map_err(Error::from)?;
+    let failed = |e: &dyn std::fmt::Display| CliError::failed(e.to_string());
+    if args.raw {
+        std::io::stdout().write_all(&found.bytes).map_err(|e| failed(&e))?;
+    } else if args.summary {
+        output::print(&described(&name, &found))?;
+    } else {
+        let json = match &found.kind {
+            ManifestKind::Index(index) => serde_json::to_string_pretty(index),
+            ManifestKind::Manifest(manifest) => serde_json::to_string_pretty(manifest),
+        };
+        output::print(&format!("{}\n", json.map_err(|e| failed(&e))?))?;
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -74,7 +74,10 @@ fn an_image_of_two_platforms_travels_as_one() {
     let Some(world) = World::new() else { return };
     let name = world.name("multi:1");
     world.sandbox.build(&["--platform=linux/amd64,linux/arm64", "-t", &name, "--push"]).ok();
-    let shown = world.sandbox.kiln(&["manifest", "inspect", &name]).ok().stdout;
+    let json = world.sandbox.kiln(&["manifest", "inspect", &name]).ok().stdout;
+    let json: serde_json::Value = serde_json::from_str(&json).expect("JSON, as docker's");
+    assert_eq!(json["manifests"][1]["platform"]["architecture"], "arm64");
+    let shown = world.sandbox.kiln(&["manifest", "inspect", "--summary", &name]).ok().stdout;
     assert!(shown.contains("Platform:  linux/amd64") && shown.contains("Platform:  linux/arm64"), "{shown}");
     let digest = shown.lines().find_map(|l| l.strip_prefix("Digest:")).expect("a digest").trim().to_owned();
 

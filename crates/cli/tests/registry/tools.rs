@@ -58,7 +58,7 @@ fn kiln_reads_what_skopeo_pushes_in_every_format() {
         let dest = format!("docker://{target}");
         let args = [&["copy", "--dest-tls-verify=false"], options, &["dir:plain", &dest]].concat();
         run(&world, "skopeo", &args);
-        let shown = world.sandbox.kiln(&["manifest", "inspect", &target]).ok().stdout;
+        let shown = world.sandbox.kiln(&["manifest", "inspect", "--summary", &target]).ok().stdout;
         assert!(shown.contains(name), "{shown}");
         world.elsewhere(&["pull", "-q", &target]).ok();
         assert_eq!(world.text_of(&target), hello(), "{name}");
