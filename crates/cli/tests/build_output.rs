@@ -80,6 +80,24 @@ fn trees_are_written_as_tar_and_directory() {
 }
 
 #[test]
+fn files_have_the_modes_that_the_umask_gives_them() {
+    use std::os::unix::fs::PermissionsExt;
+    let s = sandbox();
+    for (umask, mode) in [("077", 0o600), ("022", 0o644)] {
+        let args = ["build", "-o", "type=oci,dest=o.tar", "--cache-to", "type=local,dest=cache", "ctx"];
+        let kiln = s.command(args);
+        let mut shell = Command::new("/bin/sh");
+        shell.args(["-c", &format!("umask {umask}; exec \"$0\" \"$@\"")]).arg(kiln.get_program()).args(kiln.get_args());
+        shell.env_clear().envs(kiln.get_envs().filter_map(|(k, v)| Some((k, v?)))).current_dir(s.path(""));
+        Run::from(shell.output().unwrap()).ok();
+        for file in ["o.tar", "cache/index.json"] {
+            assert_eq!(s.path(file).metadata().unwrap().permissions().mode() & 0o777, mode, "{file} with {umask}");
+            std::fs::remove_file(s.path(file)).unwrap();
+        }
+    }
+}
+
+#[test]
 fn what_is_no_file_is_written_to_and_links_stay() {
     let s = sandbox();
     let fifo = s.path("fifo");

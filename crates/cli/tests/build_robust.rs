@@ -41,6 +41,26 @@ fn sleeping_stages_run_in_parallel() {
     assert!(elapsed < Duration::from_secs(4), "{elapsed:?}");
 }
 
+/// A thread for each step that could run was a thread for each stage of a Dockerfile, whoever wrote it.
+#[test]
+fn many_stages_do_not_take_a_thread_each() {
+    let stages: String = (0..180).map(|i| format!("FROM base AS s{i}\nRUN true\n")).collect();
+    let copies: String = (0..180).map(|i| format!("COPY --from=s{i} /bin/busybox /{i}\n")).collect();
+    let Some(s) = Sandbox::new(&format!("{BASE}{stages}FROM scratch\n{copies}")) else { return };
+    let args = ["build", "--jobs=1", "--progress=quiet", "-o", "type=cacheonly", "ctx"];
+    let mut child = s.command(args).stdout(Stdio::null()).spawn().unwrap();
+    let status = format!("/proc/{}/status", child.id());
+    let mut most = 0;
+    while child.try_wait().unwrap().is_none() {
+        let threads = std::fs::read_to_string(&status).unwrap_or_default();
+        let threads = threads.lines().find_map(|l| l.strip_prefix("Threads:")?.trim().parse().ok());
+        most = most.max(threads.unwrap_or(0));
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    assert!(child.wait().unwrap().success());
+    assert!((1..160).contains(&most), "{most} threads");
+}
+
 #[test]
 fn builds_at_once_run_each_step_once() {
     let Some(s) = Sandbox::new(&format!(

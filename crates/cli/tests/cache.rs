@@ -251,3 +251,17 @@ fn the_bad_is_told_before_the_build() {
     s.build(&["--cache-to", "type=local"]).fails(2).says(&["dest= is missing"]);
     s.build(&["--cache-from", "src=x"]).fails(2).says(&["type= is missing"]);
 }
+
+#[test]
+fn caches_that_are_exported_at_once_to_one_directory_are_all_there() {
+    let s = Sandbox::bare("FROM scratch\nCOPY busybox /\n");
+    s.build(&["-o", "type=cacheonly"]).ok();
+    let export = |n| format!("type=local,dest=cache,tag=t{n}");
+    std::thread::scope(|scope| {
+        for n in 0..8 {
+            let s = &s;
+            scope.spawn(move || s.build(&["-o", "type=cacheonly", "--cache-to", &export(n)]).ok());
+        }
+    });
+    assert_eq!(json(&s.path("cache/index.json"))["manifests"].as_array().unwrap().len(), 8);
+}

@@ -123,6 +123,29 @@ fn repository(s: &Sandbox) -> Option<Web> {
 }
 
 #[test]
+fn a_git_that_was_killed_leaves_no_repository_unusable() {
+    let s = Sandbox::bare(ALL);
+    let Some(web) = repository(&s) else { return };
+    let (url, bare) = (web.url("git/m.git"), s.path("git/m.git"));
+    let git = s.path("store/sources/git");
+    let cached = || std::fs::read_dir(&git).unwrap().map(|e| e.unwrap().path()).find(|p| p.is_dir()).unwrap();
+    let builds_a_new_commit = |what: &str| {
+        std::fs::write(s.path("m/Dockerfile"), ALL).unwrap();
+        std::fs::write(s.path("m/state"), what).unwrap();
+        web.git("-C m add .");
+        web.git("-C m commit -q -m again");
+        web.git(&format!("-C m push -q {} HEAD:main", bare.display()));
+        let files = built(&s, &url, &[]).unwrap_or_else(|run| panic!("{what}: {}", run.stderr));
+        assert!(files.contains(&"state".to_owned()), "{what}: {files:?}");
+    };
+    builds_a_new_commit("new");
+    std::fs::write(cached().join("shallow.lock"), "").unwrap();
+    builds_a_new_commit("killed while it fetched");
+    std::fs::remove_dir_all(cached().join("objects")).unwrap();
+    builds_a_new_commit("killed while it began");
+}
+
+#[test]
 fn git_urls_in_every_form() {
     let s = Sandbox::bare("");
     let Some(web) = repository(&s) else { return };

@@ -53,13 +53,18 @@ impl Admission {
         Permit { admission: self, id }
     }
 
+    /// How many steps may run at once, if nearly all of them sleep.
+    pub fn most(&self) -> usize {
+        self.slots.saturating_mul(MOST_PER_SLOT)
+    }
+
     fn has_room(&self, running: &Running) -> bool {
         let count = running.steps.len();
         if count < self.slots {
             return true;
         }
         let busy = running.steps.values().filter(|pid| pid.is_none_or(is_awake)).count();
-        busy < self.slots && count < self.slots * MOST_PER_SLOT
+        busy < self.slots && count < self.most()
     }
 }
 

@@ -2,6 +2,7 @@
 
 mod files;
 
+use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -18,6 +19,9 @@ use crate::events::EventSink;
 use crate::steps::{Step, Steps};
 
 pub use files::UserFiles;
+
+/// Bytes of the output of packages' scripts that are kept for an error.
+const MOST_OUTPUT: usize = 8 << 10;
 
 /// What a resolution may use besides the archive.
 pub struct Asked<'a> {
@@ -149,7 +153,6 @@ impl Configure for Runner<'_> {
 
 impl Runner<'_> {
     fn run_step(&self, root: &Path, step: &kiln_deb::Step<'_>) -> Result<Outcome> {
-        use std::io::Read;
         use std::os::fd::OwnedFd;
         let io = |e: std::io::Error| Error::io("configure packages in", root, e);
         let (mut reader, writer) = std::io::pipe().map_err(io)?;
@@ -162,19 +165,28 @@ impl Runner<'_> {
         spec.volatile = true;
         spec.stdout = Stdio::Fd(OwnedFd::from(writer));
         spec.stderr = Stdio::Fd(OwnedFd::from(second));
-        let collect = std::thread::spawn(move || {
-            let mut all = Vec::new();
-            let _ = reader.read_to_end(&mut all);
-            all
-        });
+        let collect = std::thread::spawn(move || last_of(&mut reader));
         let exit = self.engine.executor()?.run(spec, |_| {}, self.cancel)?;
         let output = collect.join().unwrap_or_default();
-        let tail = output.len().saturating_sub(8 << 10);
         let status = match (exit.code, exit.signal) {
             (Some(code), _) => format!("exit code {code}"),
             (None, Some(signal)) => format!("signal {signal}"),
             (None, None) => "no exit code".to_owned(),
         };
-        Ok(Outcome { success: exit.success(), status, output: String::from_utf8_lossy(&output[tail..]).into_owned() })
+        Ok(Outcome { success: exit.success(), status, output: String::from_utf8_lossy(&output).into_owned() })
+    }
+}
+
+/// The last bytes of what packages' scripts say, which may be much.
+fn last_of(reader: &mut impl Read) -> Vec<u8> {
+    let (mut last, mut buffer) = (Vec::new(), [0; 4096]);
+    loop {
+        match reader.read(&mut buffer) {
+            Ok(0) => return last,
+            Ok(n) => last.extend_from_slice(&buffer[..n]),
+            Err(e) if e.kind() == std::io::ErrorKind::Interrupted => {}
+            Err(_) => return last,
+        }
+        last.drain(..last.len().saturating_sub(MOST_OUTPUT));
     }
 }

@@ -218,7 +218,8 @@ impl Unpacker {
             Some(download) => (Some(download.clone()), Box::new(download)),
             None => (None, Box::new(self.store.content().open(&blob.digest).map_err(|e| plain(e.into()))?)),
         };
-        let unpacked = self.decode(stream, &root, blob);
+        let hasher = layer.diff_id.map_or_else(Hasher::new, |diff_id| diff_id.hasher());
+        let unpacked = self.decode((stream, hasher), &root, blob);
         let resumed = download.as_ref().is_some_and(Download::resumed);
         let (applied, diff_id) = match (unpacked, &download) {
             (Ok(done), Some(download)) => download.finish().map(|()| done).map_err(|e| (e, resumed))?,
@@ -245,9 +246,14 @@ impl Unpacker {
     }
 
     /// Decompresses in a thread of its own, and hashes and unpacks in this one.
-    fn decode(&self, stream: Box<dyn Read + Send>, root: &Root, blob: &Descriptor) -> Result<(Applied, Digest)> {
+    fn decode(
+        &self,
+        (stream, hasher): (Box<dyn Read + Send>, Hasher),
+        root: &Root,
+        blob: &Descriptor,
+    ) -> Result<(Applied, Digest)> {
         let plain = kiln_compress::decoder(stream).and_then(|(_, plain)| ReadAhead::new(plain));
-        let mut plain = Hashed { inner: plain.map_err(|e| damaged(blob, &e))?, hasher: Hasher::new() };
+        let mut plain = Hashed { inner: plain.map_err(|e| damaged(blob, &e))?, hasher };
         // No archive can be worth more than the disk: one that claims to be is stopped before it is full.
         let limits = Limits { bytes: self.store.free_space()?, ..Limits::default() };
         let applied = apply(&mut plain, root, &ApplyOptions { limits, ..ApplyOptions::default() });

@@ -1,6 +1,8 @@
 //! The values of `--secret`, read once and when they are first needed.
 
 use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::Read;
 use std::sync::{Mutex, PoisonError};
 
 use crate::error::{Error, Result};
@@ -31,13 +33,13 @@ impl Secrets {
             None => return Ok(None),
             Some(SecretSource::Value(value)) => value.clone(),
             Some(SecretSource::File(path)) => {
-                let size = std::fs::metadata(path).map_err(|e| Error::io("read the secret", path, e))?.len();
-                if size > MAX_SECRET {
-                    return Err(Error::request(format!(
-                        "the secret {id:?} has {size} bytes, at most {MAX_SECRET} are allowed"
-                    )));
+                // It may be a pipe, whose length nobody knows.
+                let mut value = Vec::new();
+                let read = File::open(path).and_then(|file| file.take(MAX_SECRET + 1).read_to_end(&mut value));
+                if read.map_err(|e| Error::io("read the secret", path, e))? as u64 > MAX_SECRET {
+                    return Err(Error::request(format!("the secret {id:?} has more than {MAX_SECRET} bytes")));
                 }
-                std::fs::read(path).map_err(|e| Error::io("read the secret", path, e))?
+                value
             }
         };
         values.insert(id.to_owned(), value.clone());

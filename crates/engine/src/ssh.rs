@@ -3,6 +3,8 @@
 //! The step sees a socket of ours, with the owner and mode that it asked for, not the user's. It can list keys and sign with
 //! them, nothing else, and a key never leaves the agent.
 
+use std::fs::File;
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
@@ -17,6 +19,8 @@ use crate::request::SshSource;
 /// A socket for one step; gone when dropped.
 pub struct AgentSocket {
     directory: Scratch,
+    /// The same, open: an address has at most 107 bytes, and a store may be anywhere.
+    open: File,
     ended: Arc<AtomicBool>,
 }
 
@@ -28,7 +32,8 @@ impl AgentSocket {
             UnixStream::connect(path).map_err(|e| Error::io("connect to the ssh agent", path, e))?;
         }
         let directory = store.scratch()?;
-        let path = directory.path().join("agent.sock");
+        let open = File::open(directory.path()).map_err(|e| Error::io("open", directory.path(), e))?;
+        let path = address(&open);
         let listener = UnixListener::bind(&path).map_err(|e| Error::io("create the socket", &path, e))?;
         let (uid, gid, mode) = owner.map_or((None, None, 0o600), |(uid, gid, mode)| (Some(uid), Some(gid), mode));
         std::fs::set_permissions(&path, std::fs::Permissions::from_mode(mode))
@@ -40,7 +45,7 @@ impl AgentSocket {
             .name("ssh-agent".into())
             .spawn(move || serve(&listener, &source, &stop))
             .map_err(|e| Error::io("start a thread for", "the ssh agent", e))?;
-        Ok(Self { directory, ended })
+        Ok(Self { directory, open, ended })
     }
 
     /// The directory that holds `agent.sock`.
@@ -48,9 +53,9 @@ impl AgentSocket {
         self.directory.path()
     }
 
-    /// The socket.
+    /// The socket's address, for this process and those that it starts.
     pub fn path(&self) -> PathBuf {
-        self.directory().join("agent.sock")
+        address(&self.open)
     }
 }
 
@@ -60,6 +65,10 @@ impl Drop for AgentSocket {
         // Wakes the thread that waits for a connection.
         let _ = UnixStream::connect(self.path());
     }
+}
+
+fn address(directory: &File) -> PathBuf {
+    PathBuf::from(format!("/proc/{}/fd/{}/agent.sock", std::process::id(), directory.as_raw_fd()))
 }
 
 fn serve(listener: &UnixListener, source: &SshSource, stop: &AtomicBool) {

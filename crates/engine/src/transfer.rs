@@ -231,7 +231,11 @@ pub(crate) fn in_parallel_by<T: Sync>(
         return worker();
     }
     std::thread::scope(|scope| {
-        let workers: Vec<_> = (0..parallel.min(items.len())).map(|_| scope.spawn(worker)).collect();
+        let spawn = |_| std::thread::Builder::new().name("transfer".into()).spawn_scoped(scope, worker).ok();
+        let workers: Vec<_> = (0..parallel.min(items.len())).filter_map(spawn).collect();
+        if workers.is_empty() {
+            return worker();
+        }
         let results: Vec<Result<()>> = workers.into_iter().map(|w| w.join().unwrap_or(Err(Error::Cancelled))).collect();
         results.into_iter().collect()
     })

@@ -204,9 +204,11 @@ impl GitFetcher {
     }
 
     fn fetch(&self, url: &GitSource, commit: &str, auth: &GitAuth, repo: &Path) -> Result<(), GitError> {
-        if !repo.join("HEAD").exists() {
+        // What git makes last: without it an earlier `init` was killed, and git would not know the repository.
+        if !repo.join("objects/info").exists() {
             Git::new(url, auth, repo).args(["init", "--quiet", "--bare", "."]).output("init")?;
         }
+        remove_locks(repo)?;
         let known = Git::new(url, auth, repo).args(["cat-file", "-e"]).arg(format!("{commit}^{{commit}}")).quiet_ok();
         if known {
             return Ok(());
@@ -266,6 +268,17 @@ impl GitFetcher {
         }
         Ok(())
     }
+}
+
+/// Removes git's own locks. Nobody else uses the repository while we have ours, so they are of a git that was killed.
+fn remove_locks(repo: &Path) -> Result<(), GitError> {
+    for entry in fs::read_dir(repo).map_err(|e| io_error(repo, e))? {
+        let path = entry.map_err(|e| io_error(repo, e))?.path();
+        if path.extension().is_some_and(|e| e == "lock") {
+            fs::remove_file(&path).map_err(|e| io_error(&path, e))?;
+        }
+    }
+    Ok(())
 }
 
 /// Removes the files `.git` of submodules, which lead to a repository that is not there any more.
@@ -336,8 +349,11 @@ const PASSED_ON: [&str; 11] = [
     "TMPDIR",
 ];
 
-/// Settings that nothing can override: no hooks, no local protocols.
-const SETTINGS: [(&str, &str); 7] = [
+/// Settings that nothing can override: no hooks, no local protocols, no waiting for ever.
+const SETTINGS: [(&str, &str); 9] = [
+    // A server may think for minutes before it sends anything, not for ever.
+    ("http.lowSpeedLimit", "1"),
+    ("http.lowSpeedTime", "600"),
     ("core.hooksPath", "/dev/null"),
     ("core.fsmonitor", "false"),
     ("protocol.file.allow", "never"),
@@ -477,7 +493,8 @@ fn ssh_command(auth: &GitAuth) -> String {
         None => "/dev/null".to_owned(),
     };
     format!(
-        "ssh -F /dev/null -o IdentityFile=none -o BatchMode=yes -o StrictHostKeyChecking=yes -o UserKnownHostsFile='{known_hosts}'"
+        "ssh -F /dev/null -o IdentityFile=none -o BatchMode=yes -o ConnectTimeout=20 -o ServerAliveInterval=30 \
+         -o StrictHostKeyChecking=yes -o UserKnownHostsFile='{known_hosts}'"
     )
 }
 

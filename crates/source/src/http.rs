@@ -83,10 +83,19 @@ pub struct HttpFile {
     pub etag: Option<String>,
 }
 
+/// How long nothing may come, or be taken, of what is on its way.
+const STALL: Duration = Duration::from_secs(60);
+
 /// A client; made cheaply, the TLS roots are read on first use.
-#[derive(Default)]
 pub struct HttpClient {
     agent: OnceLock<ureq::Agent>,
+    stall: Duration,
+}
+
+impl Default for HttpClient {
+    fn default() -> Self {
+        Self { agent: OnceLock::new(), stall: STALL }
+    }
 }
 
 impl HttpClient {
@@ -107,7 +116,9 @@ impl HttpClient {
                 .tls_config(tls)
                 .http_status_as_error(false)
                 .timeout_connect(Some(Duration::from_secs(20)))
-                .timeout_recv_response(Some(Duration::from_secs(60)))
+                .timeout_recv_response(Some(self.stall))
+                .timeout_per_read(Some(self.stall))
+                .timeout_per_write(Some(self.stall))
                 .redirect_auth_headers(ureq::config::RedirectAuthHeaders::Never)
                 .user_agent(concat!("kiln/", env!("CARGO_PKG_VERSION")))
                 .build()
@@ -216,6 +227,24 @@ mod tests {
             String::from_utf8_lossy(&request[..n]).into_owned()
         });
         (url, thread)
+    }
+
+    #[test]
+    fn a_server_that_falls_silent_is_given_up() {
+        let (hold, held) = std::sync::mpsc::channel::<()>();
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let url = format!("http://{}/f", listener.local_addr().unwrap());
+        let server = std::thread::spawn(move || {
+            let (mut stream, _) = listener.accept().unwrap();
+            assert!(stream.read(&mut [0; 4096]).unwrap() > 0);
+            stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhe").unwrap();
+            held.recv().unwrap_err();
+        });
+        let client = HttpClient { stall: Duration::from_millis(50), ..HttpClient::new() };
+        let error = client.get(&url, &HttpOptions::default(), &mut Vec::new()).unwrap_err();
+        assert!(matches!(error, HttpError::Transport { .. }), "{error}");
+        drop(hold);
+        server.join().unwrap();
     }
 
     #[test]

@@ -74,8 +74,11 @@ impl<'a> PackAhead<'a> {
         }
         let wanted = queue.waiting.len().min(self.ready.engine.layers_at_once());
         while queue.workers < wanted {
+            // Without a thread it is left to the export.
+            if std::thread::Builder::new().name("pack".into()).spawn_scoped(scope, || self.work()).is_err() {
+                break;
+            }
             queue.workers += 1;
-            scope.spawn(|| self.work());
         }
     }
 

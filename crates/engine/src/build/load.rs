@@ -120,7 +120,7 @@ fn from_stream(engine: &Arc<Engine>, mut reader: Box<dyn Read + Send>, name: &st
     let looks_like_text = kiln_compress::detect(&head) == kiln_compress::Format::Plain && !head.contains(&0);
     if looks_like_text {
         let mut text = head;
-        reader.take(MAX_DOCKERFILE as u64).read_to_end(&mut text).map_err(|e| Error::io("read", name, e))?;
+        whole(reader).read_to_end(&mut text).map_err(|e| Error::io("read", name, e))?;
         return Ok(Main { directory: None, dockerfile: Some(text), scratch: None, name: name.to_owned() });
     }
     if let Some(format) = foreign_format(&head) {
@@ -134,6 +134,11 @@ fn from_stream(engine: &Arc<Engine>, mut reader: Box<dyn Read + Send>, name: &st
     std::fs::create_dir(&directory).map_err(|e| Error::io("create", &directory, e))?;
     unpack_archive(Box::new(std::io::Cursor::new(head).chain(reader)), &directory)?;
     Ok(Main { directory: Some(directory), dockerfile: None, scratch: Some(scratch), name: name.to_owned() })
+}
+
+/// A Dockerfile's text, of which half would be another one.
+fn whole<R: Read>(reader: R) -> kiln_compress::LimitReader<R> {
+    kiln_compress::LimitReader::new(reader, MAX_DOCKERFILE as u64)
 }
 
 /// What archives and compressed files begin with that no context may be.
@@ -226,7 +231,7 @@ fn outside_dockerfile(path: &Path, main: &Main) -> Result<(String, Vec<u8>, Opti
             return Err(std::io::Error::other("not a regular file"));
         }
         let mut bytes = Vec::new();
-        file.take(MAX_DOCKERFILE as u64).read_to_end(&mut bytes)?;
+        whole(file).read_to_end(&mut bytes)?;
         Ok(bytes)
     };
     match read(path) {

@@ -3,6 +3,7 @@
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::mpsc::{Sender, channel};
 use std::sync::{Mutex, PoisonError};
+use std::thread::Scope;
 use std::time::Duration;
 
 use kiln_graph::{Graph, InputUse, Op, SourceOp, VertexId};
@@ -20,6 +21,9 @@ use crate::events::Outcome;
 use crate::ops;
 use crate::steps::Step;
 use crate::value::Value;
+
+/// Threads besides those of running steps.
+const MOST_BESIDE: usize = 64;
 
 /// Solves a build's graph; again, if something that an earlier time relied on turned out to be lost.
 pub struct Solver<'a> {
@@ -43,6 +47,18 @@ fn vertex(node: NodeId, graph: &Graph) -> &kiln_graph::Vertex {
     &graph.vertices()[node.index()]
 }
 
+/// Runs `work` in a thread that sends what it returns.
+fn spawn<'scope, 'env>(
+    scope: &'scope Scope<'scope, 'env>,
+    sender: &Sender<Answer>,
+    work: impl FnOnce() -> Answer + Send + 'scope,
+) -> std::io::Result<()> {
+    let sender = sender.clone();
+    // Nobody listens once the build is given up.
+    let run = move || _ = sender.send(work());
+    std::thread::Builder::new().name("step".into()).spawn_scoped(scope, run).map(|_| ())
+}
+
 fn node_id(id: VertexId) -> NodeId {
     NodeId(id.index() as u32)
 }
@@ -61,11 +77,22 @@ impl<'a> Solver<'a> {
         std::thread::scope(|scope| {
             let (sender, answers) = channel::<Answer>();
             let mut queue: VecDeque<Effect> = scheduler.start().into();
-            let mut cancelled = false;
+            let (mut cancelled, mut running) = (false, 0);
             while matches!(scheduler.status(), Status::Running) {
-                while let Some(effect) = queue.pop_front() {
-                    if let Some(answer) = self.begin(scope, &scheduler, effect, &sender) {
-                        queue.extend(scheduler.handle(answer).map_err(|e| Error::request(e.to_string()))?);
+                while running < self.most_threads()
+                    && let Some(effect) = queue.pop_front()
+                {
+                    match self.begin(scope, &scheduler, effect, &sender) {
+                        Ok(Some(answer)) => {
+                            queue.extend(scheduler.handle(answer).map_err(|e| Error::request(e.to_string()))?);
+                        }
+                        Ok(None) => running += 1,
+                        // No more threads are to be had: when one ends, it is tried again.
+                        Err(_) if running > 0 => {
+                            queue.push_front(effect);
+                            break;
+                        }
+                        Err(e) => return Err(Error::io("start a thread for", "a step", e)),
                     }
                 }
                 if !matches!(scheduler.status(), Status::Running) {
@@ -76,6 +103,7 @@ impl<'a> Solver<'a> {
                     continue;
                 }
                 let Ok(answer) = answers.recv_timeout(Duration::from_millis(200)) else { continue };
+                running -= 1;
                 if let Event::Failed { node } = answer
                     && !self.lost_a_layer(node)
                 {
@@ -89,6 +117,11 @@ impl<'a> Solver<'a> {
             }
             self.conclude(&scheduler, &ids)
         })
+    }
+
+    /// Steps that sleep do not hold others back, but each has a thread: those that admission may let in, and some that digest.
+    fn most_threads(&self) -> usize {
+        self.job.admission.most() + MOST_BESIDE
     }
 
     fn node(&self, vertex: &kiln_graph::Vertex) -> Node {
@@ -110,18 +143,18 @@ impl<'a> Solver<'a> {
         Node { inputs: vertex.inputs.iter().zip(uses).map(input).collect(), policy }
     }
 
-    /// Carries an effect out: at once if it is cheap, else in a thread that sends the answer.
+    /// Carries an effect out: at once if it is cheap, else in a thread that sends the answer. The error is that there is none.
     fn begin<'scope, 'env: 'scope>(
         &'env self,
-        scope: &'scope std::thread::Scope<'scope, 'env>,
+        scope: &'scope Scope<'scope, 'env>,
         scheduler: &Scheduler<Value, Digest>,
         effect: Effect,
         sender: &Sender<Answer>,
-    ) -> Option<Answer> {
+    ) -> std::io::Result<Option<Answer>> {
         match effect {
             Effect::LookupDefinition(node) => {
                 let key = self.job.plan.definition(node.index());
-                Some(self.looked_up(node, key.and_then(|k| self.lookup(&k).transpose()).transpose()))
+                Ok(Some(self.looked_up(node, key.and_then(|k| self.lookup(&k).transpose()).transpose())))
             }
             Effect::LookupContent(node) => {
                 let key = self.content_key(scheduler, node);
@@ -129,19 +162,15 @@ impl<'a> Solver<'a> {
                 if let (Ok(Some(_)), Some(definition)) = (&hit, self.job.plan.definition(node.index())) {
                     let _ = self.job.engine.store.cache().alias(&CacheKey(key), &CacheKey(definition));
                 }
-                Some(self.looked_up(node, hit))
+                Ok(Some(self.looked_up(node, hit)))
             }
             Effect::DigestInput { node, input } => {
                 let value = self.input_value(scheduler, node, input);
-                let sender = sender.clone();
-                scope.spawn(move || {
-                    let digest = value.and_then(|v| self.digest_input(node, input, &v));
-                    let _ = sender.send(match digest {
-                        Ok(digest) => Event::Digested { node, input, digest },
-                        Err(error) => self.failed(node, error),
-                    });
-                });
-                None
+                let work = move || match value.and_then(|v| self.digest_input(node, input, &v)) {
+                    Ok(digest) => Event::Digested { node, input, digest },
+                    Err(error) => self.failed(node, error),
+                };
+                spawn(scope, sender, work).map(|()| None)
             }
             Effect::Execute(node) => {
                 let inputs: Result<Vec<Value>> = (0..vertex(node, &self.job.graph).inputs.len())
@@ -152,15 +181,11 @@ impl<'a> Solver<'a> {
                     false => Some(self.content_key(scheduler, node)),
                 };
                 let parts = self.key_parts(scheduler, node);
-                let sender = sender.clone();
-                scope.spawn(move || {
-                    let result = inputs.and_then(|inputs| self.execute(node, &inputs, key, &parts));
-                    let _ = sender.send(match result {
-                        Ok(result) => Event::Executed { node, result },
-                        Err(error) => self.failed(node, error),
-                    });
-                });
-                None
+                let work = move || match inputs.and_then(|inputs| self.execute(node, &inputs, key, &parts)) {
+                    Ok(result) => Event::Executed { node, result },
+                    Err(error) => self.failed(node, error),
+                };
+                spawn(scope, sender, work).map(|()| None)
             }
         }
     }

@@ -64,10 +64,9 @@ impl Local {
     fn write(&self, path: &Path, source: &mut dyn Read) -> Result<u64> {
         let parent = path.parent().unwrap_or(&self.dir);
         fs::create_dir_all(parent).map_err(|e| Error::io("create", parent, e))?;
-        let mut draft = tempfile::NamedTempFile::new_in(parent).map_err(|e| Error::io("create", parent, e))?;
+        let draft = tempfile::Builder::new().permissions(crate::export::as_others()).tempfile_in(parent);
+        let mut draft = draft.map_err(|e| Error::io("create", parent, e))?;
         let copied = io::copy(source, draft.as_file_mut()).map_err(|e| Error::io("write", path, e))?;
-        let open = std::os::unix::fs::PermissionsExt::from_mode(0o644);
-        draft.as_file().set_permissions(open).map_err(|e| Error::io("open up", path, e))?;
         draft.persist(path).map_err(|e| Error::io("rename", path, e.error))?;
         Ok(copied)
     }
@@ -140,6 +139,11 @@ impl Backend for Local {
         self.write(&blob_path(&self.dir, &config.digest), &mut &cache.config[..])?;
         self.write(&blob_path(&self.dir, &entry.digest), &mut &bytes[..])?;
         self.write(&self.dir.join("oci-layout"), &mut &br#"{"imageLayoutVersion":"1.0.0"}"#[..])?;
+        // Another kiln may be adding its own cache to the index. BuildKit locks the same file.
+        let lock = self.dir.join("index.json.lock");
+        let lock =
+            File::create(&lock).and_then(|file| file.lock().map(|()| file)).map_err(|e| Error::io("lock", &lock, e));
+        let _lock = lock?;
         let mut index = self.index().unwrap_or_else(|_| Index {
             schema_version: 2,
             media_type: media::OCI_INDEX.to_owned(),

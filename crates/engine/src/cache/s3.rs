@@ -20,6 +20,8 @@ use crate::layers::Remote;
 
 /// How often a request is sent that fails in a way that may pass.
 const TRIES: u32 = 4;
+/// How long nothing may come, or be taken, of what is on its way.
+const STALL: Duration = Duration::from_secs(60);
 
 /// A place in a bucket. Recorded with layers: credentials are not part of that.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -215,7 +217,9 @@ fn agent() -> &'static Agent {
             // A signature is for one host: whoever redirects would get what it is not for.
             .max_redirects(0)
             .timeout_connect(Some(Duration::from_secs(20)))
-            .timeout_recv_response(Some(Duration::from_secs(60)))
+            .timeout_recv_response(Some(STALL))
+            .timeout_per_read(Some(STALL))
+            .timeout_per_write(Some(STALL))
             .user_agent(concat!("kiln/", env!("CARGO_PKG_VERSION")))
             .build()
             .new_agent()

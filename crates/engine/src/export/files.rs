@@ -66,6 +66,7 @@ pub fn with_writer(dest: &Destination, write: impl FnOnce(&mut dyn Write) -> Res
             let dir = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
             let temporary = tempfile::Builder::new()
                 .prefix(".kiln-")
+                .permissions(as_others())
                 .tempfile_in(dir)
                 .map_err(|e| Error::io("create a file in", dir, e))?;
             let mut out = BufWriter::with_capacity(
@@ -77,7 +78,6 @@ pub fn with_writer(dest: &Destination, write: impl FnOnce(&mut dyn Write) -> Res
                 other => other,
             })?;
             out.flush().map_err(|e| Error::io("write", path, e))?;
-            set_default_mode(temporary.as_file());
             temporary.persist(path).map_err(|e| Error::io("create", path, e.error))?;
             Ok(())
         }
@@ -91,8 +91,7 @@ fn write_into(path: &Path, write: impl FnOnce(&mut dyn Write) -> Result<()>) -> 
     out.flush().map_err(|e| Error::io("write", path, e))
 }
 
-/// Temporary files are private; the result is as any file that the user makes.
-fn set_default_mode(file: &File) {
-    use std::os::unix::fs::PermissionsExt;
-    let _ = file.set_permissions(std::fs::Permissions::from_mode(0o644));
+/// Temporary files are private; the result is as any file that the user makes, which the umask decides.
+pub(crate) fn as_others() -> std::fs::Permissions {
+    std::os::unix::fs::PermissionsExt::from_mode(0o666)
 }

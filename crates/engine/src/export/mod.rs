@@ -7,5 +7,6 @@ mod write;
 
 pub use ahead::{Early, PushAhead};
 pub use assemble::{Assembled, Parts, assemble};
+pub(crate) use files::as_others;
 pub use files::with_writer;
 pub use write::{Exported, export, save_directory, target};

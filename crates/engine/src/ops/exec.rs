@@ -315,7 +315,9 @@ impl Output {
             tail: Arc::clone(&tail),
             pid: Arc::clone(&pid),
         };
-        let reader = std::thread::spawn(move || log.pump(readers.into(), HUNG_AFTER));
+        let reader = std::thread::Builder::new().name("output".into());
+        let reader = reader.spawn(move || log.pump(readers.into(), HUNG_AFTER));
+        let reader = reader.map_err(|e| Error::io("start a thread for", "the output of a step", e))?;
         Ok(Self { writers: Mutex::new(Some((for_stdout.into(), for_stderr.into()))), reader, tail, pid })
     }
 
