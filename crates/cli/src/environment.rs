@@ -74,6 +74,11 @@ impl Environment {
         Ok(Store::open(&self.root).map_err(kiln_engine::Error::from)?)
     }
 
+    /// The store if there is one already.
+    pub fn existing_store(&self) -> Option<Store> {
+        self.root.join("content").exists().then(|| self.store().ok())?
+    }
+
     /// How much of the disk builds leave.
     pub fn budget(&self) -> Result<Budget, CliError> {
         budget::for_builds(config_paths(&self.home).kiln.as_deref(), &self.root)

@@ -3,7 +3,8 @@
 use std::io::IsTerminal;
 use std::sync::Arc;
 
-use kiln_engine::error::{Cause, StepError};
+use kiln_engine::error::{Cause, EMULATOR, StepError};
+use kiln_engine::executor::{Error as ExecutorError, StartError};
 use kiln_engine::leaks::Leak;
 use kiln_engine::rootfs::RootfsError;
 use kiln_engine::{Engine, Error, Finding, human_size, place_of};
@@ -225,6 +226,9 @@ fn hint(error: &Error) -> Option<String> {
                 .to_owned(),
         ),
         Error::Registry(e) => e.hint(),
+        Error::Executor(ExecutorError::Start(StartError::WrongArchitecture { .. })) => Some(format!(
+            "{EMULATOR}; or run it in a stage `FROM --platform=$BUILDPLATFORM` that makes files for $TARGETARCH, and COPY them"
+        )),
         Error::Rootfs(RootfsError::Changed { .. }) => {
             Some("something writes to the context during the build; name it in .dockerignore, or build again".to_owned())
         }

@@ -19,6 +19,9 @@ use clap::{CommandFactory, FromArgMatches};
 fn main() -> ExitCode {
     // Before anything else exists in this process: it may be the container helper, or its first process.
     kiln_engine::executor::helper_main_if_requested();
+    if commands::completions::answer() {
+        return ExitCode::SUCCESS;
+    }
     let mut command = help::flowing(commands::Cli::command());
     let matches = help::arguments(&mut command, std::env::args_os().collect());
     let cli = match matches.and_then(|m| commands::Cli::from_arg_matches(&m)) {

@@ -57,3 +57,20 @@ fn a_missing_base_names_the_image_that_was_meant() {
     s.file("Dockerfile", "FROM localhost:1/mybase:1\nRUN --security=insecure true\n");
     s.build(&[]).fails(1).says(&["Dockerfile:2", "add --allow security.insecure"]);
 }
+
+#[test]
+fn a_program_of_another_machine_comes_with_what_to_do() {
+    let Some(s) = Sandbox::new("FROM scratch\nCOPY --chmod=755 program /program\nRUN [\"/program\"]\n") else { return };
+    if std::fs::read_dir("/proc/sys/fs/binfmt_misc").is_ok_and(|mut dir| dir.next().is_some()) {
+        eprintln!("SKIPPED: this machine may have emulators");
+        return;
+    }
+    // An ELF file for s390x.
+    let mut program = [0; 64];
+    program[..7].copy_from_slice(b"\x7fELF\x02\x02\x01");
+    (program[17], program[19]) = (2, 22);
+    s.file("program", program);
+    let says =
+        ["RUN (Dockerfile:3)", "/program: built for linux/s390x", "qemu-user-static", "--platform=$BUILDPLATFORM"];
+    s.build(&["--platform=linux/s390x"]).fails(1).says(&says);
+}

@@ -114,6 +114,8 @@ fn files_about_the_result_have_what_buildx_writes() {
     std::fs::remove_file(s.ctx().join("f")).unwrap();
     s.build(&["--iidfile", "iid"]).fails(1);
     assert!(!s.path("iid").exists());
+    // As docker, which would leave nothing to find either.
+    s.build(&["--iidfile", "iid", "-o", "out"]).fails(2).says(&["--iidfile", "no image"]);
 }
 
 #[test]
@@ -160,4 +162,52 @@ fn the_epoch_may_be_that_of_a_context_or_stage() {
     s.build(&["--build-arg", "SOURCE_DATE_EPOCH=context"]).ok().says(&["this context has no time"]);
     s.build(&["--build-arg", "SOURCE_DATE_EPOCH="]).ok();
     s.build(&["--build-arg", "SOURCE_DATE_EPOCH=foo"]).fails(1).says(&["SOURCE_DATE_EPOCH", "seconds since 1970"]);
+}
+
+#[test]
+fn shells_complete_images_stages_and_arguments() {
+    let s = Sandbox::bare("ARG VERSION=1\nFROM scratch AS first\nCOPY f /\nFROM scratch AS final\nCOPY f /\n");
+    s.file("f", "x");
+    s.build(&["-t", "localhost:5000/team/web:1.2", "-t", "webapp:dev"]).ok();
+    // The words as bash cuts them, with the cursor at the end; what it puts in place of the last one.
+    let lines = [
+        ("kiln|bu", "build"),
+        ("kiln|build|ctx|--target|f", "first final"),
+        ("kiln|build|ctx|--target|=|fir", "first"),
+        ("kiln|build|ctx|--build-arg|V", "VERSION="),
+        ("kiln|run|web", "webapp:dev"),
+        ("kiln|rmi|webapp|:|d", "dev"),
+        ("kiln|push|localhost|:|5000/t", "5000/team/web:1.2"),
+        ("kiln|--root|nowhere|push|w", ""),
+    ];
+    let mut script = String::from("compopt() { :; }\nsource <(kiln completions bash)\n");
+    for (words, _) in &lines {
+        let line = words.replace("|:|", ":").replace("|=|", "=").replace('|', " ");
+        script += &format!(
+            "IFS='|' COMP_WORDS=({}); COMP_LINE='{line}' COMP_POINT=${{#COMP_LINE}} COMP_CWORD=$((${{#COMP_WORDS[@]}} - 1)); \
+             _kiln; unset IFS; echo \"${{COMPREPLY[*]}}\"\n",
+            words.split('|').map(|w| format!("'{w}'")).collect::<Vec<_>>().join(" ")
+        );
+    }
+    let path = format!("{}:{}", s.path("bin").display(), std::env::var("PATH").unwrap());
+    std::fs::create_dir(s.path("bin")).unwrap();
+    std::os::unix::fs::symlink(env!("CARGO_BIN_EXE_kiln"), s.path("bin/kiln")).unwrap();
+    let shell = |name: &str, script: &str| {
+        let mut command = std::process::Command::new(name);
+        command.args(["-c", script]).current_dir(s.path("")).env("PATH", &path).env("KILN_ROOT", s.path("store"));
+        let output = command.output().unwrap();
+        assert_eq!(String::from_utf8_lossy(&output.stderr), "", "{name}");
+        String::from_utf8(output.stdout).unwrap()
+    };
+    let answers = shell("bash", &script);
+    assert_eq!(answers.lines().collect::<Vec<_>>(), lines.map(|(_, answer)| answer));
+    assert!(!s.path("nowhere").exists(), "a store was made");
+    if has_tool("fish") {
+        let answer = shell("fish", "kiln completions fish | source; complete -C 'kiln run webapp:d'");
+        assert_eq!(answer, "webapp:dev\n");
+    }
+    if has_tool("zsh") {
+        let ask = "autoload -U compinit; compinit -D; source <(kiln completions zsh); echo $+functions[_clap_dynamic_completer_kiln]";
+        assert_eq!(shell("zsh", ask), "1\n");
+    }
 }

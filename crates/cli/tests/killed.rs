@@ -2,6 +2,8 @@
 //! left: no process, no mount, no file. Signals that can be caught end all at once.
 #![allow(clippy::unwrap_used)]
 
+#[path = "../../deb/tests/common/mod.rs"]
+mod common;
 mod support;
 
 use std::io::{BufRead, BufReader, Read, Write};
@@ -74,6 +76,8 @@ struct World {
     s: Sandbox,
     web: Halting,
     registry: Option<(DockerRegistry, FaultProxy)>,
+    /// The build that has to work after each kill.
+    build: Vec<&'static str>,
     /// The image ID without any disturbance.
     id: String,
 }
@@ -105,11 +109,15 @@ impl World {
                 web.host
             ),
         );
-        let mut world = Self { s, web, registry, id: String::new() };
-        world.fresh();
-        world.s.kiln(&BUILD).ok();
-        world.id = text(world.s.path("id"));
-        Some(world)
+        Some(Self { s, web, registry, build: BUILD.to_vec(), id: String::new() }.undisturbed())
+    }
+
+    /// Remembers what the build makes when nothing happens.
+    fn undisturbed(mut self) -> Self {
+        self.fresh();
+        self.s.kiln(&self.build).ok();
+        self.id = text(self.s.path("id"));
+        self
     }
 
     fn fresh(&self) {
@@ -135,7 +143,7 @@ impl World {
         wait_until(&format!("{phase}: all processes end"), || processes_of(&dir).is_empty());
         let mounts = std::fs::read_to_string("/proc/self/mounts").unwrap();
         assert!(!mounts.contains(&dir), "{phase}: {mounts}");
-        let run = self.s.kiln(&BUILD).ok();
+        let run = self.s.kiln(&self.build).ok();
         let words = run.stderr.to_lowercase();
         assert!(!words.contains("warn") && !words.contains("error"), "{phase}: {}", run.stderr);
         assert_eq!(text(self.s.path("id")), self.id, "{phase}");
@@ -189,6 +197,89 @@ fn a_kill_in_any_phase_leaves_nothing_and_changes_nothing() {
         let start = Instant::now();
         world.kill(&["prune", "-af"], &mut |_, _| start.elapsed() > Duration::from_millis(moment * 7));
         world.check("prune");
+    }
+}
+
+#[test]
+fn a_kill_while_a_base_is_made_leaves_nothing_and_changes_nothing() {
+    let Some(mut s) = Sandbox::new("") else { return };
+    s.env("SOURCE_DATE_EPOCH", "1600000000");
+    // In place of the shell that would run dpkg: busybox has its own.
+    let shell = b"#!/bin/busybox sh\necho configured > /etc/configured\ntest -e /never || sleep 0.2\n";
+    let mut many = common::repo::pkg("many", "1").field("Priority", "required");
+    for n in 0..600 {
+        many = many.file(&format!("usr/share/many/{}/{n}", n % 20), b"text");
+    }
+    let packages = vec![
+        common::base_files(),
+        common::repo::pkg("awk", "1").program("usr/bin/awk", b"x"),
+        many,
+        common::repo::pkg("busybox", "1")
+            .field("Essential", "yes")
+            .program("bin/busybox", &std::fs::read(BUSYBOX).unwrap())
+            .program("bin/sh", shell),
+    ];
+    let mut bookworm = common::repo::suite("bookworm", packages);
+    bookworm.head = bookworm.head.replace("Thu, 01 Oct 2026", "Thu, 01 Jan 2026");
+    let archive = common::World::with(&[bookworm]);
+    let (url, keys) = (&archive.server.url, archive.path("keys.gpg"));
+    let base = format!("deb://bookworm?mirror={url}/debian&keyring={}&suites=bookworm", keys.display());
+    s.file("Dockerfile", format!("FROM {base}\nRUN [\"/bin/busybox\", \"cat\", \"/etc/configured\"]\n"));
+    let world =
+        World { s, web: Halting::start(), registry: None, build: BUILD.to_vec(), id: String::new() }.undisturbed();
+    let package = archive.server.path("many_1_amd64.deb");
+    let unpacked = || {
+        let drafts = std::fs::read_dir(world.s.path("store/tmp")).into_iter().flatten().flatten();
+        drafts.into_iter().any(|d| d.path().join("fs/usr/share/many").exists())
+    };
+    for phase in ["index", "download", "unpack", "configure"] {
+        world.fresh();
+        if phase == "download" {
+            archive.server.set_fault(&package, common::server::Fault::Stall { after: 1000 });
+        }
+        archive.server.take_log();
+        world.kill(&BUILD, &mut |seen, _| match phase {
+            "index" => seen.contains("reading "),
+            "download" => archive.server.state.lock().unwrap().log.iter().any(|line| line.contains(&package)),
+            "unpack" => unpacked(),
+            _ => seen.contains("configuring "),
+        });
+        archive.server.clear_faults();
+        world.check(phase);
+    }
+}
+
+#[test]
+fn a_kill_while_secrets_are_searched_leaves_nothing_and_changes_nothing() {
+    let Some(mut s) =
+        Sandbox::new(&format!("{BASE}COPY data /data\nRUN --mount=type=secret,id=key cp -a /data /copy\n"))
+    else {
+        return;
+    };
+    s.env("SOURCE_DATE_EPOCH", "1600000000");
+    std::fs::write(s.path("key"), "a-secret-of-this-test-5f0c1e").unwrap();
+    for n in 0..200 {
+        s.file(&format!("data/{n}"), vec![b'a' + (n % 26) as u8; 20_000]);
+    }
+    let mut build = BUILD.to_vec();
+    build.splice(3..4, ["--secret=id=key,src=key", "--output=type=oci,dest=out.tar,rewrite-timestamp=true"]);
+    let world = World { s, web: Halting::start(), registry: None, build, id: String::new() }.undisturbed();
+    let made = std::fs::read(world.s.path("out.tar")).unwrap();
+    for moment in 0..4 {
+        world.fresh();
+        _ = std::fs::remove_file(world.s.path("out.tar"));
+        let mut since = None;
+        world.kill(&world.build, &mut |seen, _| {
+            let begun = seen.contains("exporting to").then(|| *since.get_or_insert_with(Instant::now));
+            begun.is_some_and(|begun| begun.elapsed() >= Duration::from_millis(moment * 15))
+        });
+        let left = names(world.s.path(""));
+        assert!(!left.iter().any(|n| n.contains("out.tar") && n != "out.tar"), "{left:?}");
+        if let Ok(bytes) = std::fs::read(world.s.path("out.tar")) {
+            assert!(bytes == made, "half of an archive");
+        }
+        world.check("search");
+        assert!(std::fs::read(world.s.path("out.tar")).unwrap() == made);
     }
 }
 

@@ -4,6 +4,9 @@ mod support;
 
 use support::{BASE, Run, Sandbox, is_root, text};
 
+/// What the user lacks: a line in /etc/subuid, or the tools.
+const SUBUIDS: &str = "uid";
+
 fn built_by_nobody(dockerfile: &str) -> Option<(Sandbox, Run)> {
     let sandbox = Sandbox::new(dockerfile)?;
     if !is_root() {
@@ -25,11 +28,11 @@ fn built_by_nobody(dockerfile: &str) -> Option<(Sandbox, Run)> {
 fn owners_are_recorded_give_the_digest_of_root_and_it_is_said_once() {
     let dockerfile = format!("{BASE}RUN touch /a && chown 7:8 /a && chmod 640 /a\nRUN touch /b && chown 9 /b\n");
     let Some((sandbox, run)) = built_by_nobody(&dockerfile) else { return };
-    assert_eq!(run.stderr.matches("kiln has a single id here").count(), 1, "{}", run.stderr);
-    run.says(&["WARNING", "owners are recorded for the image", "/etc/subuid"]);
+    assert_eq!(run.stderr.matches("single user id").count(), 1, "{}", run.stderr);
+    run.says(&["WARNING", "owners that they give to files are recorded for the image", SUBUIDS]);
     let roots = Sandbox::bare(&dockerfile);
     let mut command = roots.command(["build", "--progress=plain", "--iidfile", "id", "ctx"]);
-    Run::from(command.env("SOURCE_DATE_EPOCH", "1").output().expect("it starts")).ok().hides("single id");
+    Run::from(command.env("SOURCE_DATE_EPOCH", "1").output().expect("it starts")).ok().hides("single user id");
     assert_eq!(text(sandbox.path("id")), text(roots.path("id")));
 }
 
@@ -53,6 +56,6 @@ fn links_of_another_user_are_roots_and_it_is_said() {
     else {
         return;
     };
-    let run = run.says(&["1 link that it made as another user than root belongs to root", "/etc/subgid"]);
-    assert_eq!(run.stderr.matches("kiln has a single id here").count(), 1, "{}", run.stderr);
+    let run = run.says(&["1 link that it made as another user than root belongs to root", SUBUIDS]);
+    assert_eq!(run.stderr.matches("single user id").count(), 1, "{}", run.stderr);
 }

@@ -7,14 +7,14 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use kiln_deb::{BuildOptions, Configure, Context, Outcome, Proxies, Refresh, Resolution, Spec};
+use kiln_deb::{BuildOptions, Configure, Context, Outcome, Proxies, Refresh, Resolution, Spec, Variant};
 use kiln_executor::{CancelToken, ProcessSpec, Stdio};
 use kiln_oci::Platform;
 use kiln_store::Snapshot;
 
 use crate::build::Job;
 use crate::engine::Engine;
-use crate::error::{Error, Result};
+use crate::error::{EMULATOR, Error, Result};
 use crate::events::EventSink;
 use crate::steps::{Step, Steps};
 
@@ -128,6 +128,7 @@ pub fn packages(engine: &Engine, asked: &Asked<'_>, sink: Arc<dyn EventSink>) ->
 
 /// Builds a base into a layer.
 pub fn build(job: &Job, resolution: &Resolution, step: &Step) -> Result<Snapshot> {
+    check_configurable(resolution)?;
     let progress = Progress::new(step);
     let events = |event: kiln_deb::Event<'_>| progress.show(&event);
     let proxies = |url: &str| job.engine.registry.proxy_for(url);
@@ -137,6 +138,22 @@ pub fn build(job: &Job, resolution: &Resolution, step: &Step) -> Result<Snapshot
     let options = BuildOptions { ownership: job.engine.ownership, configure: Some(&runner) };
     kiln_deb::build(resolution, draft.fs(), &context, &options)?;
     Ok(Snapshot(vec![draft.commit(job.layer_meta())?]))
+}
+
+/// Better before the download than after it.
+fn check_configurable(resolution: &Resolution) -> Result<()> {
+    let Some(platform) = resolution.spec.platform() else { return Ok(()) };
+    if resolution.variant != Variant::Minbase || kiln_executor::runs_programs_of(&platform.to_string()) {
+        return Ok(());
+    }
+    let arch = format!("{}/{}", platform.os, platform.architecture);
+    Err(Error::request_with_hint(
+        format!(
+            "a base with apt runs its packages' scripts, which are for {arch}, and no emulator for {arch} is registered \
+             (binfmt_misc)"
+        ),
+        format!("{EMULATOR}; bases of named packages (deb://SUITE?packages=...) run nothing and need none"),
+    ))
 }
 
 /// Runs the scripts of packages in a container.

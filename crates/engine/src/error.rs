@@ -14,6 +14,10 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 /// What to do about an image of which something is missing.
 pub const REMAKE: &str = "build the image again, or pull or load it again";
 
+/// What to do where programs of another machine can't run.
+pub const EMULATOR: &str =
+    "install an emulator that registers itself, on most distributions the package qemu-user-static";
+
 /// Why a build or another operation failed.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]

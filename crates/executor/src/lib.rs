@@ -23,6 +23,7 @@
 mod cancel;
 mod cgroup;
 mod child;
+mod emulation;
 mod error;
 mod executor;
 mod helper;
@@ -35,6 +36,7 @@ mod pretend;
 mod request;
 pub mod rootless;
 mod seccomp;
+mod shortage;
 mod spec;
 mod stubs;
 mod sys;
@@ -42,12 +44,14 @@ mod wire;
 
 pub use cancel::{CancelToken, OnCancel};
 pub use cgroup::CgroupMode;
+pub use emulation::runs_programs_of;
 pub use error::{Error, Result, StartError};
 pub use executor::{Executor, ExecutorOptions, Exit, NotEnforced, Started};
 pub use helper::helper_main_if_requested;
 pub use net::{default_hosts, default_resolv_conf};
 pub use preflight::{Finding, Level, preflight};
 pub use pretend::Pretended;
+pub use shortage::{Shortage, shortage};
 pub use spec::{ExecSpec, Limits, Mount, MountSource, Network, ProcessSpec, Security, Stdio, Terminal, Ulimit, User};
 
 /// This machine as an OCI platform.

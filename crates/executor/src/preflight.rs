@@ -106,7 +106,11 @@ fn user_namespaces() -> Finding {
 
 fn subordinate_ids() -> Finding {
     // SAFETY: no failure, takes nothing.
-    let uid = unsafe { libc::geteuid() };
+    subordinate_ids_of(unsafe { libc::geteuid() })
+}
+
+/// What the user `uid` has, outside of a user namespace.
+pub(crate) fn subordinate_ids_of(uid: u32) -> Finding {
     let name = user_name(uid);
     let who = name.clone().unwrap_or_else(|| uid.to_string());
     let limited = |detail: String, remedy: String| finding("subordinate ids", Level::Limited, detail).with(remedy);

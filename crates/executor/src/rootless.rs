@@ -9,7 +9,7 @@
 //! as it may be in a half-made namespace.
 
 use std::fs;
-use std::io;
+use std::io::{self, Read as _, Seek as _};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -92,8 +92,10 @@ pub fn enter() -> Result<Identity, RootlessError> {
     let maps = Maps::find(uid);
     let helper = MapHelper::fork(&maps)?;
     sys::unshare(libc::CLONE_NEWUSER).map_err(why_not)?;
-    let single = !helper.write_maps()?;
-    if single {
+    let failure = helper.write_maps()?;
+    let single = failure.is_some();
+    if let Some(said) = failure {
+        _ = FAILURE.set(said);
         write_single(uid, gid)?;
     }
     become_root(single)?;
@@ -119,6 +121,13 @@ pub fn join(pid: i32) -> Result<Identity, RootlessError> {
     sys::unshare(libc::CLONE_NEWNS).map_err(why_not)?;
     sys::make_mounts_private().map_err(why_not)?;
     current().ok_or_else(|| step()(io::ErrorKind::PermissionDenied.into()))
+}
+
+static FAILURE: OnceLock<String> = OnceLock::new();
+
+/// What was said when this process got no range of ids.
+pub(crate) fn mapping_failure() -> Option<&'static str> {
+    FAILURE.get().map(String::as_str)
 }
 
 /// What we are, if that is enough to make containers.
@@ -163,10 +172,10 @@ pub(crate) fn ids() -> Ids {
 
 /// Lines of a uid_map: (first id inside, first id outside, how many).
 #[derive(Debug, PartialEq, Eq)]
-struct IdMap(Vec<(u64, u64, u64)>);
+pub(crate) struct IdMap(Vec<(u64, u64, u64)>);
 
 impl IdMap {
-    fn read(path: &Path) -> IdMap {
+    pub(crate) fn read(path: &Path) -> IdMap {
         IdMap::parse(&fs::read_to_string(path).unwrap_or_default())
     }
 
@@ -181,7 +190,12 @@ impl IdMap {
         IdMap(text.lines().filter_map(line).collect())
     }
 
-    fn count(&self) -> u64 {
+    /// Who is our root.
+    pub(crate) fn outer(&self) -> Option<u32> {
+        self.0.iter().find(|(inside, ..)| *inside == 0).and_then(|(_, outside, _)| u32::try_from(*outside).ok())
+    }
+
+    pub(crate) fn count(&self) -> u64 {
         self.0.iter().map(|(_, _, n)| n).sum()
     }
 
@@ -260,16 +274,20 @@ pub(crate) fn user_name(uid: u32) -> Option<String> {
 struct MapHelper {
     pid: libc::pid_t,
     go: OwnedFd,
+    /// What its tools say against it.
+    said: fs::File,
 }
 
 impl MapHelper {
     fn fork(maps: &Maps) -> Result<MapHelper, RootlessError> {
         let pipe = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC);
         let (wait, go) = pipe.map_err(|e| failed("make a pipe")(e.into()))?;
+        let said = rustix::fs::memfd_create("newuidmap", rustix::fs::MemfdFlags::CLOEXEC);
+        let said = fs::File::from(said.map_err(|e| failed("make a file in memory")(e.into()))?);
         // SAFETY: `enter` demands a single-threaded process, so the child may run any code.
         let pid = check(unsafe { libc::fork() }.into()).map_err(failed("start a process"))? as libc::pid_t;
         if pid != 0 {
-            return Ok(MapHelper { pid, go });
+            return Ok(MapHelper { pid, go, said });
         }
         drop(go);
         let mut byte = [0u8; 1];
@@ -277,13 +295,13 @@ impl MapHelper {
         let went = matches!(rustix::io::read(&wait, &mut byte), Ok(1));
         // SAFETY: no failure, takes nothing.
         let parent = unsafe { libc::getppid() };
-        let done = went && map(parent, maps);
+        let done = went && map(parent, maps, &said);
         // SAFETY: leaves at once, without the exit handlers of the process that this is a copy of.
         unsafe { libc::_exit(i32::from(!done)) }
     }
 
-    /// True if a range of ids was mapped.
-    fn write_maps(self) -> Result<bool, RootlessError> {
+    /// Maps a range of ids. If that can't be done: what was said, if anything was.
+    fn write_maps(mut self) -> Result<Option<String>, RootlessError> {
         let sent = rustix::io::write(&self.go, b"g");
         drop(self.go);
         let mut status = 0;
@@ -295,11 +313,17 @@ impl MapHelper {
                 Ok(_) => break,
             }
         }
-        Ok(sent.is_ok() && libc::WIFEXITED(status) && libc::WEXITSTATUS(status) == 0)
+        if sent.is_ok() && libc::WIFEXITED(status) && libc::WEXITSTATUS(status) == 0 {
+            return Ok(None);
+        }
+        let mut said = Vec::new();
+        // Only words are lost.
+        _ = self.said.rewind().and_then(|()| self.said.read_to_end(&mut said));
+        Ok(Some(String::from_utf8_lossy(&said).into_owned()))
     }
 }
 
-fn map(pid: libc::pid_t, maps: &Maps) -> bool {
+fn map(pid: libc::pid_t, maps: &Maps, said: &fs::File) -> bool {
     let lines = |map: &[(u64, u64, u64)]| -> String {
         map.iter().map(|(inside, outside, count)| format!("{inside} {outside} {count}\n")).collect()
     };
@@ -319,7 +343,7 @@ fn map(pid: libc::pid_t, maps: &Maps) -> bool {
             .args(numbers)
             .stdin(std::process::Stdio::null())
             .stdout(std::process::Stdio::null())
-            .stderr(std::process::Stdio::null())
+            .stderr(said.try_clone().map_or_else(|_| std::process::Stdio::null(), Into::into))
             .status()
             .is_ok_and(|status| status.success())
     };

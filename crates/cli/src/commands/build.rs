@@ -40,10 +40,10 @@ pub struct BuildArgs {
     #[arg(help_heading = INPUT, short, long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     pub file: Option<String>,
     /// Stage to build, by name or number
-    #[arg(help_heading = INPUT, long, value_name = "STAGE")]
+    #[arg(help_heading = INPUT, long, value_name = "STAGE", add = super::complete::stages())]
     pub target: Option<String>,
     /// Set an ARG; without `=VALUE` it is taken from the environment
-    #[arg(help_heading = INPUT, long = "build-arg", value_name = "NAME[=VALUE]")]
+    #[arg(help_heading = INPUT, long = "build-arg", value_name = "NAME[=VALUE]", add = super::complete::build_args())]
     pub build_args: Vec<String>,
     /// Named context: a directory, docker-image://, oci-layout://, deb://, a git or HTTP URL
     #[arg(help_heading = INPUT, long = "build-context", value_name = "NAME=VALUE")]
@@ -94,7 +94,7 @@ pub struct BuildArgs {
     #[arg(help_heading = CACHE, long)]
     pub no_cache: bool,
     /// Do not use the cache for these stages
-    #[arg(help_heading = CACHE, long, value_name = "STAGE", value_delimiter = ',')]
+    #[arg(help_heading = CACHE, long, value_name = "STAGE", value_delimiter = ',', add = super::complete::stages())]
     pub no_cache_filter: Vec<String>,
     /// Ask the registry for newer base images
     #[arg(help_heading = CACHE, long)]

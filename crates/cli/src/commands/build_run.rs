@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use kiln_engine::build::{self, BuildResult};
 use kiln_engine::events::{Event, EventSink};
-use kiln_engine::request::BuildRequest;
+use kiln_engine::request::{BuildRequest, Output};
 
 use super::build::{BuildArgs, OnError};
 use super::build_request::request;
@@ -23,6 +23,10 @@ pub fn run(args: &BuildArgs, environment: &Environment) -> Result<ExitCode, CliE
     let request = request(args)?;
     for (flag, path) in [("--iidfile", &args.iidfile), ("--metadata-file", &args.metadata_file)] {
         check_place(flag, path.as_deref())?;
+    }
+    let image = |o: &Output| matches!(o, Output::Image(_) | Output::Archive(_));
+    if args.iidfile.is_some() && !request.outputs.is_empty() && !request.outputs.iter().any(image) {
+        return Err(CliError::usage("--iidfile: these outputs make no image, so there is no ID to write"));
     }
     if let Some(method) = method {
         return check::run(&environment.engine()?, &request, &method);

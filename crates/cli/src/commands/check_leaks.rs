@@ -31,6 +31,7 @@ use crate::progress::human_size;
 #[command(verbatim_doc_comment)]
 pub struct CheckLeaksArgs {
     /// Image: a name, the beginning of an ID, an archive, or the directory of an OCI layout
+    #[arg(add = super::complete::images_and_files())]
     image: String,
     /// Secret to look for: `id=ID[,src=PATH|,env=VAR]`
     #[arg(long = "secret", value_name = "SPEC")]

@@ -24,6 +24,7 @@ pub struct CreateArgs {
     #[command(flatten)]
     container: ContainerArgs,
     /// Image: a name, or the beginning of an ID
+    #[arg(add = super::complete::images())]
     image: String,
     /// Command and its arguments, in place of the image's
     #[arg(trailing_var_arg = true, allow_hyphen_values = true)]

@@ -40,6 +40,7 @@ pub struct DebugArgs {
     #[arg(short, long, value_name = "USER")]
     user: Option<String>,
     /// Image: a name, or the beginning of an ID
+    #[arg(add = super::complete::images())]
     image: String,
     /// Command and its arguments
     #[arg(trailing_var_arg = true, allow_hyphen_values = true)]

@@ -24,6 +24,7 @@ use crate::progress::human_size;
 #[command(verbatim_doc_comment)]
 pub struct HistoryArgs {
     /// Image: a name, or the beginning of an ID
+    #[arg(add = super::complete::images())]
     image: String,
     /// table, json, or a Go template
     #[arg(long, value_name = "FORMAT")]

@@ -22,6 +22,7 @@ use crate::progress::{Direction, Display};
 #[command(verbatim_doc_comment)]
 pub struct PushArgs {
     /// Name of the image, which says where it goes
+    #[arg(add = super::complete::images())]
     name: String,
     /// Upload all tags of the repository
     #[arg(short, long)]

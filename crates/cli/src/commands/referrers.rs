@@ -19,6 +19,7 @@ use crate::progress::human_size;
 #[command(verbatim_doc_comment)]
 pub struct ReferrersArgs {
     /// Name of the image
+    #[arg(add = super::complete::images())]
     name: String,
     /// Only artifacts of this type
     #[arg(long, value_name = "TYPE")]

@@ -25,7 +25,7 @@ use crate::output;
 #[command(verbatim_doc_comment)]
 pub struct RmiArgs {
     /// Images: names, or beginnings of IDs
-    #[arg(required = true, value_name = "IMAGE")]
+    #[arg(required = true, value_name = "IMAGE", add = super::complete::images())]
     images: Vec<String>,
     /// By ID: remove all names of the image; also one that a container uses; do not fail for what is not there
     #[arg(short, long)]

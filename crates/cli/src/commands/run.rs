@@ -35,6 +35,7 @@ pub struct RunArgs {
     #[arg(short, long)]
     detach: bool,
     /// Image: a name, or the beginning of an ID
+    #[arg(add = super::complete::images())]
     image: String,
     /// Command and its arguments, in place of the image's
     #[arg(trailing_var_arg = true, allow_hyphen_values = true)]

@@ -32,7 +32,7 @@ use crate::progress::{Direction, Display};
 #[command(verbatim_doc_comment)]
 pub struct SaveArgs {
     /// Images: names, or beginnings of IDs
-    #[arg(required = true, value_name = "IMAGE")]
+    #[arg(required = true, value_name = "IMAGE", add = super::complete::images())]
     images: Vec<String>,
     /// File to write, in place of standard output
     #[arg(short, long, value_name = "FILE", value_hint = ValueHint::AnyPath)]

@@ -20,6 +20,7 @@ use crate::error::CliError;
 #[command(verbatim_doc_comment)]
 pub struct TagArgs {
     /// Image: a name, or the beginning of an ID
+    #[arg(add = super::complete::images())]
     source: String,
     /// The new name, `name[:tag]`
     #[arg(value_name = "NAME")]

@@ -1,6 +1,6 @@
 //! A small HTTP server in the test's own process, with the faults that mirrors have.
 use std::collections::BTreeMap;
-use std::io::{BufRead, BufReader, Write};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::sync::{Arc, Mutex};
 
@@ -11,6 +11,8 @@ pub enum Fault {
     Status(u16),
     /// The connection ends after so many bytes of the body, so many times.
     Cut { after: usize, times: usize },
+    /// After so many bytes of the body nothing more comes.
+    Stall { after: usize },
     /// Content-Length says this much; the body is what it is.
     Length(usize),
     /// These bytes come before the real ones, without Content-Length.
@@ -153,6 +155,14 @@ fn answer(
                 0 | 1 => drop(state.faults.remove(path)),
                 times => drop(state.faults.insert(path.to_owned(), Fault::Cut { after, times: times - 1 })),
             }
+        }
+        Some(Fault::Stall { after }) => {
+            drop(state);
+            write!(stream, "HTTP/1.1 {status}\r\nContent-Length: {length}\r\n\r\n").ok()?;
+            stream.write_all(&body[..after.min(body.len())]).ok()?;
+            // Until the other side is gone.
+            _ = stream.read(&mut [0]);
+            return None;
         }
         Some(Fault::Length(claimed)) => length = claimed,
         Some(Fault::Endless) => {

@@ -75,6 +75,8 @@ pub struct Job {
     pub digests: Mutex<BTreeMap<(Digest, Vec<u8>), Digest>>,
     /// Whether it was told that owners can't be what steps make them.
     pub told_owners: Once,
+    /// Whether it was said that there are few ids.
+    pub told_ids: Once,
     /// Whether it was said which limits are not enforced.
     pub told_limits: Once,
 }

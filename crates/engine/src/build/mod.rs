@@ -149,6 +149,7 @@ fn prepare(
         platforms,
         digests: Mutex::default(),
         told_owners: std::sync::Once::new(),
+        told_ids: std::sync::Once::new(),
         told_limits: std::sync::Once::new(),
         request,
     };

@@ -41,6 +41,7 @@ pub fn run(job: &Job, vertex: &Vertex, op: &ExecOp, inputs: &[Value], step: &Ste
     if job.cancel.is_cancelled() {
         return Err(Error::Cancelled);
     }
+    tell_shortage(job);
     let base = root_input(op, inputs)?;
     let draft = job.engine.store.layers().draft()?;
     if let Some(top) = job.engine.views.top(&base)? {
@@ -119,7 +120,22 @@ fn tell_not_enforced(job: &Job, limits: &[NotEnforced]) {
     });
 }
 
-/// Says, once in a build, what a step was told but the kernel did not do.
+/// Says, once in a build and before a step runs, that there are fewer ids than images expect.
+fn tell_shortage(job: &Job) {
+    job.told_ids.call_once(|| {
+        let Some(short) = kiln_executor::shortage() else { return };
+        let what = match short.ids {
+            1 => "RUN steps have a single user id: owners that they give to files are recorded for the image, their own programs \
+                  see root"
+                .to_owned(),
+            ids => format!("RUN steps have the user ids up to {} only, others can't be used", ids.saturating_sub(1)),
+        };
+        let remedy = short.remedy.map(|r| format!(" ({r})")).unwrap_or_default();
+        job.steps.warn(format!("{what}. Why: {}{remedy}", short.detail));
+    });
+}
+
+/// Says, once in a build, what a step was told but is not in the image either.
 fn tell_pretended(job: &Job, vertex: &Vertex, pretended: &Pretended, unclaimed: Option<u64>) {
     let what = match (pretended, unclaimed) {
         (_, Some(1)) => "1 link that it made as another user than root belongs to root".to_owned(),
@@ -127,18 +143,9 @@ fn tell_pretended(job: &Job, vertex: &Vertex, pretended: &Pretended, unclaimed: 
         (Pretended { chown: 1.., .. }, _) => {
             format!("{} changes of owners had no effect (links and devices can not record theirs)", pretended.chown)
         }
-        (Pretended { recorded: 1.., .. }, _) => {
-            "owners are recorded for the image, the step's own programs see root".to_owned()
-        }
         _ => return,
     };
-    job.told_owners.call_once(|| {
-        job.steps.warn(format!(
-            "{}: {what}: kiln has a single id here. Subordinate ids (newuidmap, and lines for the user in /etc/subuid and \
-             /etc/subgid) make owners what they are elsewhere",
-            vertex.meta.name
-        ));
-    });
+    job.told_owners.call_once(|| job.steps.warn(format!("{}: {what}, for want of user ids", vertex.meta.name)));
 }
 
 fn root_input(op: &ExecOp, inputs: &[Value]) -> Result<Snapshot> {
