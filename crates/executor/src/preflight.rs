@@ -128,7 +128,8 @@ pub(crate) fn subordinate_ids_of(uid: u32) -> Finding {
         }
     }
     for tool in [newuidmap, newgidmap] {
-        let privileged = fs::metadata(&tool).is_ok_and(|m| m.uid() == 0 && m.mode() & 0o4000 != 0)
+        // Not whose it is: in a user namespace root's files are nobody's.
+        let privileged = fs::metadata(&tool).is_ok_and(|m| m.mode() & 0o4000 != 0)
             || rustix::fs::getxattr(&tool, "security.capability", &mut [0u8; 64]).is_ok();
         if !privileged {
             let tool = tool.display();
