@@ -122,9 +122,9 @@ pub enum Cause {
         code: i32,
     },
     /// The process used more memory than it may.
-    #[error("was killed because it used more memory than there is{}", limit.map(|l| format!(" (limit: {l} bytes)")).unwrap_or_default())]
+    #[error("was killed because it used more memory than {}", limit.map_or("there is".to_owned(), |l| format!("its limit of {} MiB", l >> 20)))]
     OutOfMemory {
-        /// The limit, if the step had one.
+        /// The limit in bytes, if it was the step's own.
         limit: Option<u64>,
     },
     /// Anything else.

@@ -273,9 +273,10 @@ fn check(job: &Job, vertex: &Vertex, op: &ExecOp, exit: &Exit, tail: Vec<String>
     if fine {
         return Ok(());
     }
-    let cause = match exit.oom_killed || exit.oom_suspected {
-        true => Cause::OutOfMemory { limit: op.resources.memory },
-        false => Cause::Exit { code },
+    let cause = match (exit.oom_killed, exit.oom_suspected) {
+        (true, _) => Cause::OutOfMemory { limit: op.resources.memory },
+        (false, true) => Cause::OutOfMemory { limit: None },
+        (false, false) => Cause::Exit { code },
     };
     Err(failure(job, vertex, cause, tail))
 }
