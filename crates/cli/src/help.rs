@@ -25,10 +25,7 @@ const INSTEAD: [(&[&str], &str); 4] = [
         &["attach"],
         "`kiln logs -f CONTAINER` shows what it writes, `kiln exec -it CONTAINER sh` opens a shell in a container that runs",
     ),
-    (
-        &["commit", "diff"],
-        "an image comes from a Dockerfile; `kiln export` and `kiln import` make one of a container's files",
-    ),
+    (&["commit"], "an image comes from a Dockerfile; `kiln export` and `kiln import` make one of a container's files"),
     (
         &["pause", "unpause", "top", "stats", "update", "rename", "port"],
         "`kiln ps` lists containers, `kiln inspect` shows all of one",

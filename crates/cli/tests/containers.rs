@@ -17,11 +17,21 @@ fn with_image(rest: &str) -> Option<Sandbox> {
     Some(s)
 }
 
+/// A kiln that is not left behind by a test that fails.
+struct Foreground(Child);
+
+impl Drop for Foreground {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
 /// Starts a container in the foreground and waits until its command says that it is ready.
-fn ready(mut command: Command) -> Child {
-    let mut child = command.stdout(Stdio::piped()).spawn().unwrap();
+fn ready(mut command: Command) -> Foreground {
+    let mut child = Foreground(command.stdout(Stdio::piped()).spawn().unwrap());
     let mut line = String::new();
-    BufReader::new(child.stdout.as_mut().unwrap()).read_line(&mut line).unwrap();
+    BufReader::new(child.0.stdout.as_mut().unwrap()).read_line(&mut line).unwrap();
     assert_eq!(line, "ready\n");
     child
 }
@@ -94,10 +104,10 @@ fn a_killed_kiln_leaves_a_killed_container() {
     let mut fleeting = ready(s.command(["run", "--rm", "--name", "fleeting", "box", "sh", "-c", WAITS]));
     assert!(status(&s, "victim").starts_with("running Up "), "{}", status(&s, "victim"));
     s.kiln(&["rm", "victim"]).fails(1).says(&["container is running", "--force"]);
-    child.kill().unwrap();
-    fleeting.kill().unwrap();
-    child.wait().unwrap();
-    fleeting.wait().unwrap();
+    child.0.kill().unwrap();
+    fleeting.0.kill().unwrap();
+    child.0.wait().unwrap();
+    fleeting.0.wait().unwrap();
     let list = s.kiln(&["ps", "-a", "--format", "{{.Names}} {{.Status}}"]).ok();
     assert!(
         list.stdout.starts_with("victim Exited (137) ") && list.stderr.is_empty(),
@@ -196,7 +206,7 @@ fn exec_joins_a_container_that_runs() {
     assert_eq!(exec(&["web", "cat", "/w/new"]).ok().stdout, "from outside\n");
     assert_eq!(exec(&["web", "stat", "-c", "%u:%g", "/w/new"]).ok().stdout, "0:0\n");
     assert_eq!(s.kiln(&["rm", "-f", "web"]).ok().stdout, "web\n");
-    assert_eq!(child.wait().unwrap().code(), Some(137));
+    assert_eq!(child.0.wait().unwrap().code(), Some(137));
     exec(&["web", "true"]).fails(1).says(&["No such container: web"]);
     s.kiln(&["create", "--name", "idle", "box"]).ok();
     exec(&["idle", "true"]).fails(1).says(&["the container idle is not running", "kiln start idle"]);
@@ -302,6 +312,18 @@ fn tar_streams_go_both_ways_and_owners_are_kept_if_asked() {
 }
 
 #[test]
+fn what_a_container_changed_is_listed() {
+    let Some(s) = with_image("RUN mkdir -p /d/gone /opt && touch /d/gone/x /d/kept /d/old /opt/same\n") else { return };
+    let script = "rm -r /d/gone; mkdir /d/gone; touch /d/gone/y; rm /d/old; echo x >> /d/kept; mkdir /new; echo ready; sleep 1000";
+    let mut child = ready(s.command(["run", "--name", "web", "box", "sh", "-c", script]));
+    let changes = "C /d\nC /d/gone\nD /d/gone/x\nA /d/gone/y\nC /d/kept\nD /d/old\nA /new\n";
+    assert_eq!(s.kiln(&["diff", "web"]).ok().stdout, changes, "while it runs");
+    s.kiln(&["kill", "web"]).ok();
+    child.0.wait().unwrap();
+    assert_eq!(s.kiln(&["container", "diff", "web"]).ok().stdout, changes);
+}
+
+#[test]
 fn of_two_that_want_a_name_one_gets_it() {
     let Some(s) = with_image("") else { return };
     let create =
@@ -367,7 +389,7 @@ fn another_user_has_containers_of_his_own() {
     kiln(&["cp", "got", "web:/put"]).ok();
     assert_eq!(kiln(&["exec", "web", "cat", "/put"]).ok().stdout, "made\n");
     kiln(&["rm", "-f", "web"]).ok();
-    child.wait().unwrap();
+    child.0.wait().unwrap();
     kiln(&["run", "-d", "--name", "web", "box", "sh", "-c", WAITS]).ok();
     assert_eq!(kiln(&["exec", "web", "echo", "joined"]).ok().stdout, "joined\n");
     wait_until("it has written", || kiln(&["logs", "web"]).ok().stdout == "ready\n");

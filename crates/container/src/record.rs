@@ -77,7 +77,7 @@ pub struct Bind {
 /// What became of a container.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub struct State {
-    /// Its first process.
+    /// Its first process; `None` also if that was gone before it could be looked at.
     pub process: Option<Process>,
     /// The kiln that watches it.
     pub monitor: Option<Process>,
@@ -184,7 +184,7 @@ impl Container {
     pub fn status(&self) -> Status {
         let lives = |process: &Option<Process>| process.as_ref().is_some_and(Process::lives);
         match &self.state {
-            State { process: None, .. } => Status::Created,
+            State { started: None, .. } => Status::Created,
             State { exit_code: Some(_), .. } => Status::Exited,
             state if lives(&state.process) && lives(&state.monitor) => Status::Running,
             _ => Status::Exited,
@@ -251,7 +251,7 @@ impl Container {
 
     /// The same for who has the lock; waits for processes that are being killed.
     fn bury(&mut self) -> Result<()> {
-        if self.state.exit_code.is_some() || self.state.process.is_none() {
+        if self.state.exit_code.is_some() || self.state.started.is_none() {
             return Ok(());
         }
         // The lock of its kiln is free, so that is gone, and the container follows within milliseconds.

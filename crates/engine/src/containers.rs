@@ -93,7 +93,7 @@ pub fn start(
         }
         Err(e) => {
             let executor = if let Error::Executor(e) = &e { e.exit_code() } else { None };
-            let exit_code = Some(executor.unwrap_or(if container.state.process.is_some() { 137 } else { 128 }));
+            let exit_code = Some(executor.unwrap_or(if container.state.started.is_some() { 137 } else { 128 }));
             let error = e.to_string();
             (Err(e), State { finished, exit_code, error, ..container.state.clone() })
         }

@@ -14,6 +14,7 @@ pub mod build;
 pub mod cache;
 mod changes;
 pub mod check_leaks;
+pub mod container_diff;
 pub mod containers;
 mod contexts;
 mod counted;

@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use clap::{Args, Subcommand};
 
-use super::{container_prune, cp, create, exec, export, inspect, logs, ps, rm, start, stop};
+use super::{container_prune, cp, create, diff, exec, export, inspect, logs, ps, rm, start, stop};
 use crate::environment::Environment;
 use crate::error::CliError;
 
@@ -20,6 +20,7 @@ pub struct ContainerGroup {
 enum ContainerCommand {
     Cp(cp::CpArgs),
     Create(Box<create::CreateArgs>),
+    Diff(diff::DiffArgs),
     Exec(exec::ExecArgs),
     Export(export::ExportArgs),
     Inspect(inspect::InspectArgs),
@@ -42,6 +43,7 @@ pub fn run(args: &ContainerGroup, environment: &Environment) -> Result<ExitCode,
     match &args.command {
         ContainerCommand::Cp(args) => cp::run(args, environment),
         ContainerCommand::Create(args) => create::run(args, environment),
+        ContainerCommand::Diff(args) => diff::run(args, environment),
         ContainerCommand::Exec(args) => exec::run(args, environment),
         ContainerCommand::Export(args) => export::run(args, environment),
         ContainerCommand::Inspect(args) => inspect::run_containers(args, environment),

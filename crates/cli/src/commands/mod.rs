@@ -28,6 +28,7 @@ mod cp;
 mod create;
 mod debug;
 mod df;
+mod diff;
 mod exec;
 mod export;
 mod filters;
@@ -105,6 +106,7 @@ enum Command {
     Cp(cp::CpArgs),
     Ps(ps::PsArgs),
     Rm(rm::RmArgs),
+    Diff(diff::DiffArgs),
     Export(export::ExportArgs),
     Container(container::ContainerGroup),
     Debug(debug::DebugArgs),
@@ -152,6 +154,7 @@ pub fn run(cli: Cli) -> Result<ExitCode, CliError> {
         Command::Cp(args) => cp::run(&args, &environment),
         Command::Ps(args) => ps::run(&args, &environment),
         Command::Rm(args) => rm::run(&args, &environment),
+        Command::Diff(args) => diff::run(&args, &environment),
         Command::Export(args) => export::run(&args, &environment),
         Command::Container(args) => container::run(&args, &environment),
         Command::Debug(args) => debug::run(&args, &environment),
