@@ -18,10 +18,20 @@ const ROOT: Option<Owner> = Some(Owner { uid: 0, gid: 0 });
 const POLICY: &str = "usr/sbin/policy-rc.d";
 /// Programs that scripts find before those of the packages. [`clean`] empties the directory above.
 const STAND_INS: &str = "tmp/kiln";
-/// It moves files of older versions about, of which there are none, and looks for them with a dozen of processes each
-/// time; nearly every package calls it.
-const MAINTSCRIPT_HELPER: &str =
-    "#!/bin/sh\ncase \"$1\" in supports) exec /usr/bin/dpkg-maintscript-helper \"$@\" ;; esac\nexit 0\n";
+/// They answer what has one answer on a first installation, and pass on the rest: most of the time is the start of the real ones.
+const STAND_IN: [(&str, &str); 2] = [
+    // Moves files of older versions about, of which there are none.
+    ("dpkg-maintscript-helper", "case \"$1\" in supports) ;; *) exit 0 ;; esac\n"),
+    // A unit without a state is not masked, and counts as enabled.
+    (
+        "deb-systemd-helper",
+        "[ -x /usr/bin/deb-systemd-helper ] || exit 127\n\
+         case \"$#:$1:$2\" in\n\
+         2:unmask:*) [ -e \"/etc/systemd/system/$2\" ] || exit 0 ;;\n\
+         3:--quiet:was-enabled) [ -e \"/var/lib/systemd/deb-systemd-helper-enabled/$3.dsh-also\" ] || exit 0 ;;\n\
+         esac\n",
+    ),
+];
 
 /// Configures what was unpacked into `root`, which is the directory `dest`.
 pub fn finish(
@@ -59,7 +69,10 @@ pub fn finish(
 fn stand_ins(root: &Root) -> Result<()> {
     let dir = Path::new(STAND_INS);
     root.create_dir_all(dir, 0o755, ROOT)?;
-    root.write_file(&dir.join("dpkg-maintscript-helper"), MAINTSCRIPT_HELPER.as_bytes(), 0o755, ROOT)?;
+    for (name, script) in STAND_IN {
+        let text = format!("#!/bin/sh\n{script}exec /usr/bin/{name} \"$@\"\n");
+        root.write_file(&dir.join(name), text.as_bytes(), 0o755, ROOT)?;
+    }
     Ok(())
 }
 
