@@ -257,10 +257,10 @@ impl Unpacker {
         // No archive can be worth more than the disk: one that claims to be is stopped before it is full.
         let limits = Limits { bytes: self.store.free_space()?, ..Limits::default() };
         let applied = apply(&mut plain, root, &ApplyOptions { limits, ..ApplyOptions::default() });
+        let no_room = || Error::no_room("unpack a layer into", self.store.root());
         let applied = applied.map_err(|e| match e {
-            RootfsError::Limit { limit, .. } if limit == limits.bytes => {
-                Error::no_room("unpack a layer into", self.store.root())
-            }
+            RootfsError::Limit { limit, .. } if limit == limits.bytes => no_room(),
+            RootfsError::Io { source, .. } if Error::is_full(&source) => no_room(),
             other => other.into(),
         })?;
         // What follows the end of the archive counts for the digest too.

@@ -34,7 +34,7 @@ fn only_what_something_leads_to_is_kept() {
     let rooted = layer(&env.store, "rooted");
     let rooted_image = image(&env.store, &amd64(), &["rooted image"]);
     let items = [RootItem::Layer(rooted), RootItem::Blob(rooted_image.target.digest)];
-    env.store.roots().put("container 1", &items).unwrap();
+    env.store.roots().put("somebody", &items).unwrap();
 
     // All of it was made by this session, which lives.
     assert_eq!(env.store.collect().unwrap(), Report::default());
@@ -54,7 +54,7 @@ fn only_what_something_leads_to_is_kept() {
                 && env.store.content().has(&image.config).unwrap()
         );
     }
-    env.store.roots().remove("container 1").unwrap();
+    env.store.roots().remove("somebody").unwrap();
     env.store.images().remove(&"app".parse().unwrap()).unwrap();
     fresh(&mut env);
     let report = env.store.collect().unwrap();

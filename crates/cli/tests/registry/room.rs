@@ -24,6 +24,7 @@ const SCRIPT: &str = r#"
     rm $SMALL/fill
     step little $KILN pull -q $LITTLE
     step same $KILN load -i little.tar
+    step base $KILN build --progress=plain -f ctx/Again ctx
 "#;
 
 #[test]
@@ -41,6 +42,7 @@ fn what_has_no_room_is_one_clear_error_and_leaves_nothing() {
     let mut tar = Command::new("tar");
     tar.args(["-C", "ctx", "-cf", "root.tar", "noise"]).current_dir(world.sandbox.path(""));
     assert!(tar.status().expect("tar").success());
+    world.sandbox.file("Again", format!("FROM {big}\nCOPY text /text\n"));
     let small = world.sandbox.path("small");
     std::fs::create_dir(&small).expect("a directory");
     world.sandbox.env("KILN_ROOT", small.join("store").to_str().expect("a path"));
@@ -67,6 +69,8 @@ fn what_has_no_room_is_one_clear_error_and_leaves_nothing() {
         assert!(part.contains(small.to_str().expect("a path")) && part.contains("MB that is free there\n"), "{said}");
         assert!(part.contains("hint: `kiln system df`") && part.matches("error: ").count() == 1, "{said}");
     }
+    let base = part("base");
+    assert!(base.contains("no space left to ") && base.contains("hint: "), "{said}");
     let none = part("none");
     assert!(none.contains("code 1\n") && none.contains("no space left") && none.contains("hint: "), "{said}");
     assert!(
