@@ -1,6 +1,5 @@
 //! From a [`Spec`] to the exact packages of a base, with the reason for each.
 
-use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use kiln_oci::{Digest, Hasher};
@@ -405,16 +404,6 @@ impl Resolution {
     /// A lock file with this base's architecture replaced or added, the others kept.
     pub fn update_lock(&self, existing: &str) -> Result<String> {
         lock::update(self, existing)
-    }
-
-    /// The packages by suite, for display.
-    pub fn by_suite(&self) -> BTreeMap<&str, Vec<&ResolvedPackage>> {
-        let mut groups: BTreeMap<&str, Vec<&ResolvedPackage>> = BTreeMap::new();
-        for package in &self.packages {
-            let suite = self.suites.get(package.suite).map_or("", |s| s.name.as_str());
-            groups.entry(suite).or_default().push(package);
-        }
-        groups
     }
 }
 

@@ -330,13 +330,6 @@ pub enum Command {
     },
 }
 
-impl Command {
-    /// Whether the stage's shell has to be put in front.
-    pub fn needs_shell(&self) -> bool {
-        !matches!(self, Command::Exec(_))
-    }
-}
-
 /// `RUN`
 #[derive(Clone, Debug)]
 pub struct Run {

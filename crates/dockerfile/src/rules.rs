@@ -136,11 +136,6 @@ impl Rule {
     pub fn is_experimental(self) -> bool {
         self.info().experimental
     }
-
-    /// The rule of that name, in any case.
-    pub fn from_name(name: &str) -> Option<Rule> {
-        TABLE.iter().find(|i| i.name.eq_ignore_ascii_case(name)).map(|i| i.rule)
-    }
 }
 
 impl std::fmt::Display for Rule {
@@ -157,12 +152,9 @@ mod tests {
     fn every_rule_has_its_own_row() {
         assert_eq!(TABLE.len(), 22);
         for info in TABLE {
-            assert_eq!(Rule::from_name(info.name), Some(info.rule));
             assert_eq!(info.rule.name(), info.name);
             assert!(!info.rule.description().is_empty());
         }
-        assert_eq!(Rule::from_name("undefinedvar"), Some(Rule::UndefinedVar));
-        assert_eq!(Rule::from_name("nope"), None);
         assert!(Rule::CopyIgnoredFile.is_experimental() && !Rule::UndefinedVar.is_experimental());
         assert_eq!(Rule::UndefinedVar.url(), Some("https://docs.docker.com/go/dockerfile/rule/undefined-var/"));
     }

@@ -169,12 +169,6 @@ impl Root {
         xattr::read_at(&fd, OsStr::new(""), keep).at("read attributes of", path)
     }
 
-    /// Sets an extended attribute; the last link is not followed.
-    pub fn set_xattr(&self, path: &Path, name: &OsStr, value: &[u8]) -> Result<()> {
-        let fd = self.open_path(path, false)?;
-        xattr::set_at(&fd, OsStr::new(""), name, value).at("set attribute of", path)
-    }
-
     /// The directory that holds the last component (links followed), and that component.
     pub fn parent<'a>(&self, path: &'a Path) -> Result<(OwnedFd, &'a OsStr)> {
         let bad = |reason| RootfsError::BadPath { path: path.to_owned(), reason };

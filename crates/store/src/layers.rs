@@ -289,22 +289,21 @@ impl Layers<'_> {
 
     /// Whether a layer is what was committed. If not, it is not unpacked any more: forgotten, or lazy if a blob of it is here.
     pub fn intact(&self, id: &LayerId) -> Result<bool> {
-        let sql = "SELECT boot, disk, checksum FROM layers WHERE id=?1 AND unpacked=1";
+        let sql = "SELECT boot, checksum FROM layers WHERE id=?1 AND unpacked=1";
         let inner = self.0.inner();
-        type Row = (Option<String>, Option<i64>, Option<i64>);
+        type Row = (Option<String>, Option<i64>);
         let row: Option<Row> = inner.db.read(|db| {
             let mut statement = db.prepare_cached(sql)?;
-            Ok(statement.query_row([id.0], |r| Ok((r.get(0)?, r.get(1)?, r.get(2)?))).optional()?)
+            Ok(statement.query_row([id.0], |r| Ok((r.get(0)?, r.get(1)?))).optional()?)
         })?;
-        let Some((boot, _, check)) = row else { return Ok(true) };
+        let Some((boot, check)) = row else { return Ok(true) };
         let path = self.path(id);
         let same = match boot {
             Some(boot) if boot != boot_id() => {
                 let found = fsutil::measure(&path, MEASURE_MAX).ok().flatten();
                 check.is_some() && found.map(|m| m.check as i64) == check
             }
-            Some(_) => return Ok(path.exists() || self.forget_files(id)?),
-            None => return Ok(path.exists() || self.forget_files(id)?),
+            _ => return Ok(path.exists() || self.forget_files(id)?),
         };
         if same {
             inner.db.write(|tx| Ok(tx.execute("UPDATE layers SET boot=NULL WHERE id=?1", [id.0])?))?;

@@ -11,7 +11,7 @@ use kiln_graph::{Graph, Selector};
 use kiln_oci::{Digest, Platform};
 use kiln_rootfs::{Owner, Ownership, Root};
 use kiln_secrets::{Origin, Redactor, Secret};
-use kiln_store::{CacheKey, LayerMeta, Snapshot};
+use kiln_store::{CacheKey, Snapshot};
 
 use super::plan::Plan;
 use crate::admission::Admission;
@@ -109,11 +109,6 @@ impl Job {
             Some(search) if search.is_for(&secrets) => Some(search.fresh()),
             _ => Some(last.insert(LeakSearch::new(&secrets)).fresh()),
         }
-    }
-
-    /// What a new layer is recorded with.
-    pub fn layer_meta(&self) -> LayerMeta {
-        LayerMeta::default()
     }
 
     /// What stands for a source between builds.

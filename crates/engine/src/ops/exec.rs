@@ -14,12 +14,12 @@ use kiln_executor::{
 use kiln_graph::{ExecOp, NetworkMode, SecurityMode, Vertex};
 use kiln_rootfs::claim::Before;
 use kiln_rootfs::{Owner, Ownership, Root, Target, ids};
-use kiln_store::Snapshot;
+use kiln_store::{LayerMeta, Snapshot};
 use rustix::event::{PollFd, PollFlags, Timespec};
 
 use super::mounts::Mounts;
 use crate::admission::is_awake;
-use crate::build::Job;
+use crate::build::{Job, owned_fd};
 use crate::debug::{OnFailure, Shell};
 use crate::error::{Cause, Error, Result, StepError};
 use crate::events::Stream;
@@ -81,7 +81,7 @@ pub fn run(job: &Job, vertex: &Vertex, op: &ExecOp, inputs: &[Value], step: &Ste
     }
     drop(root);
     checked?;
-    let layer = draft.commit(job.layer_meta())?;
+    let layer = draft.commit(LayerMeta::default())?;
     Ok(base.with(layer))
 }
 
@@ -178,7 +178,7 @@ fn process(job: &Job, op: &ExecOp, root: &Root, mounts: &Mounts) -> Result<Proce
     if !root.exists(&cwd)? {
         root.create_dir_all(&cwd, 0o755, None)?;
     }
-    let mut spec = ProcessSpec::new(dup(root)?, &op.args);
+    let mut spec = ProcessSpec::new(owned_fd(root)?, &op.args);
     spec.env = env;
     spec.cwd = cwd;
     spec.user = User { uid: user.uid, gid: user.gid, groups: user.groups };
@@ -226,11 +226,6 @@ impl Failed<'_> {
         };
         hook.show.show(&job.steps.shown(&self.vertex.meta.name), &mut run)
     }
-}
-
-pub(super) fn dup(root: &Root) -> Result<OwnedFd> {
-    use std::os::fd::AsFd;
-    root.as_fd().try_clone_to_owned().map_err(|e| Error::io("open", "/", e))
 }
 
 fn hosts_file(hostname: &str, extra: &[kiln_graph::HostIp]) -> Vec<u8> {

@@ -10,7 +10,7 @@ use kiln_rootfs::apply::{ExtractOptions, extract};
 use kiln_rootfs::copy::{CopyRequest, Mtime, copy};
 use kiln_rootfs::fileops::{self, Make};
 use kiln_rootfs::{FileKind, ModeChange, Owner, Root, Source, Stack, Target, Time, ids};
-use kiln_store::{LayerDraft, LayerId, Snapshot};
+use kiln_store::{LayerDraft, LayerId, LayerMeta, Snapshot};
 
 use crate::build::{Job, explain};
 use crate::contexts::Patterns;
@@ -49,7 +49,7 @@ pub fn apply(job: &Job, vertex: &Vertex, op: &FileOp, inputs: &[Value]) -> Resul
         work.act(action)?;
     }
     drop(work);
-    let layer = draft.commit(job.layer_meta())?;
+    let layer = draft.commit(LayerMeta::default())?;
     if let Some(place) = place {
         // Without it the next build only copies more.
         let _ = job.engine.store.meta().put(&copied_key(&place), layer.to_string().as_bytes(), Some(MEMO_KEPT));

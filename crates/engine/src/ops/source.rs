@@ -5,7 +5,7 @@ use std::path::Path;
 use kiln_graph::{HttpSource, SourceOp, Vertex};
 use kiln_rootfs::fileops::{Make, mkfile};
 use kiln_rootfs::{Owner, Root, Target};
-use kiln_store::Snapshot;
+use kiln_store::{LayerMeta, Snapshot};
 
 use crate::build::Job;
 use crate::error::{Error, Result};
@@ -39,7 +39,7 @@ fn new_layer(job: &Job, fill: impl FnOnce(&Root) -> Result<()>) -> Result<Snapsh
     let draft = job.engine.store.layers().draft()?;
     let root = Root::open(draft.fs())?.with_ownership(job.engine.ownership);
     fill(&root)?;
-    Ok(Snapshot(vec![draft.commit(job.layer_meta())?]))
+    Ok(Snapshot(vec![draft.commit(LayerMeta::default())?]))
 }
 
 fn http_file(job: &Job, http: &HttpSource, file: &kiln_source::HttpFile) -> Result<Snapshot> {
