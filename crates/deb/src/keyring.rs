@@ -107,7 +107,7 @@ impl Keyring {
                     text.split_inclusive("-----END PGP PUBLIC KEY BLOCK-----").filter(|b| b.contains("BEGIN PGP"));
                 blocks.take(1000).flat_map(parse_armored).collect()
             }
-            false => match SignedPublicKey::from_bytes_many(bytes) {
+            false => match SignedPublicKey::from_bytes_many(&*without_trust(bytes)) {
                 Ok(keys) => keys.take(10_000).collect(),
                 Err(error) => vec![Err(error)],
             },
@@ -354,6 +354,44 @@ fn issuer_name(signature: &Signature) -> String {
     fingerprint.or_else(id).map_or_else(|| "(unnamed)".into(), |name| name.to_ascii_uppercase())
 }
 
+/// A keyring without GnuPG's own notes between the packets (tag 12), at which the parser would lose the signatures after them.
+/// Ubuntu's keyring has such notes.
+fn without_trust(bytes: &[u8]) -> Vec<u8> {
+    let mut kept = Vec::with_capacity(bytes.len());
+    let mut rest = bytes;
+    while let Some((tag, length)) = packet(rest).filter(|(_, length)| *length <= rest.len()) {
+        let (packet, after) = rest.split_at(length);
+        if tag != 12 {
+            kept.extend_from_slice(packet);
+        }
+        rest = after;
+    }
+    // What can't be told apart is left to the parser.
+    kept.extend_from_slice(rest);
+    kept
+}
+
+/// Tag of the first packet and its length with the header (RFC 9580, 4.2), if it has a definite one.
+fn packet(bytes: &[u8]) -> Option<(u8, usize)> {
+    let first = *bytes.first().filter(|byte| **byte & 0x80 != 0)?;
+    let number = |range: std::ops::Range<usize>| {
+        Some(bytes.get(range)?.iter().fold(0_usize, |value, byte| value << 8 | usize::from(*byte)))
+    };
+    let (tag, header, body) = if first & 0x40 == 0 {
+        let octets = [1, 2, 4].get(usize::from(first & 3)).copied()?;
+        (first >> 2 & 15, 1 + octets, number(1..1 + octets)?)
+    } else {
+        let (header, body) = match number(1..2)? {
+            short @ 0..=191 => (2, short),
+            192..=223 => (3, number(1..3)? - (192 << 8) + 192),
+            255 => (6, number(2..6)?),
+            _ => return None,
+        };
+        (first & 63, header, body)
+    };
+    Some((tag, header.checked_add(body)?))
+}
+
 fn is_armored(bytes: &[u8]) -> bool {
     bytes.trim_ascii_start().starts_with(b"-----BEGIN") || bytes.is_ascii()
 }
@@ -381,5 +419,31 @@ pub fn key_files(keys: &Keys, root: &Path) -> Vec<PathBuf> {
         Keys::Inline(_) => Vec::new(),
         Keys::Listed { files, .. } if !files.is_empty() => files.clone(),
         _ => machine_files(root),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn notes_between_packets_are_left_out() {
+        let long = |header: &[u8], length: usize| [header, &vec![7; length]].concat();
+        let trust: [&[u8]; 3] = [&[0xb0, 2, 0, 3], &[0xb1, 0, 1, 9], &[0xcc, 1, 0]];
+        let others = [
+            long(&[0x99, 2, 13], 525),
+            long(&[0xb4, 66], 66),
+            long(&[0x9a, 0, 0, 1, 0], 256),
+            long(&[0xc2, 5], 5),
+            long(&[0xc2, 0xc1, 0x0a], 458),
+            long(&[0xc2, 0xff, 0, 0, 0, 3], 3),
+        ];
+        let mixed: Vec<u8> = others.iter().zip(trust.iter().cycle()).flat_map(|(o, t)| [o, *t].concat()).collect();
+        assert_eq!(without_trust(&mixed), others.concat());
+        for odd in
+            [&b"text"[..], &[], &[0x99], &[0x99, 2, 13, 1], &[0xc2, 0xe1, 0], &[0xc2, 0xff, 0xff, 0xff], &[0x9b, 1]]
+        {
+            assert_eq!(without_trust(odd), odd);
+        }
     }
 }
