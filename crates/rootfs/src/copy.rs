@@ -13,20 +13,16 @@
 //! - a file that is not what was scanned, before or after its bytes were read, is an error.
 
 mod data;
-mod earlier;
 mod engine;
 
-use std::collections::HashSet;
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
-use std::sync::Mutex;
 
 use crate::error::{Result, RootfsError};
 use crate::glob;
 use crate::meta::Owner;
 use crate::mode::ModeChange;
-use crate::root::Root;
 use crate::select::{self, Pick, Selector, Source};
 use crate::stat::{FileKind, Time};
 use crate::target::{MakeDirs, Restore, Target};
@@ -58,11 +54,6 @@ pub struct CopyRequest<'a> {
     pub mode: Option<ModeChange>,
     /// Modification times.
     pub mtime: Mtime,
-    /// The source's layers never change: files whose metadata stay the same may be hard links.
-    pub may_link: bool,
-    /// The layer of an earlier copy to the same place, which never changes: files that are the same again may be hard links
-    /// to it.
-    pub earlier: Option<Root>,
 }
 
 /// What was copied.
@@ -72,10 +63,8 @@ pub struct CopyReport {
     pub files: u64,
     /// Directories below the destination.
     pub dirs: u64,
-    /// Bytes of regular files that were copied (not linked).
+    /// Bytes of regular files.
     pub bytes: u64,
-    /// Files that are hard links to the source's or to an earlier copy's.
-    pub linked: u64,
     /// Sockets, which are not copied.
     pub skipped: u64,
 }
@@ -101,7 +90,7 @@ impl Mtime {
 /// Copies.
 pub fn copy(request: &CopyRequest<'_>, source: Source<'_>, target: &Target) -> Result<CopyReport> {
     let picks = select::pick(source, &request.select)?;
-    let engine = Engine::new(request, target, source);
+    let engine = Engine::new(request, target);
     let wants_dir = names_directory(&request.dest);
     let by_pattern = request.select.sources.iter().any(|s| glob::has_pattern(s.as_os_str().as_bytes()));
     for pick in &picks {
@@ -153,13 +142,10 @@ fn copy_dir(engine: &Engine<'_>, pick: &Pick<'_>, dest: &Path, restore: &mut Res
         // As in BuildKit, a destination that was made for a directory has the directory's time, though not its mode.
         restore.add(&dir, request.mtime.apply(pick.stat().mtime));
     }
-    engine.run(pick, dest, Job::top(pick, top, dir)?)
+    engine.run(pick, Job::top(pick, top, dir)?)
 }
 
 fn copy_file(engine: &Engine<'_>, pick: &Pick<'_>, parent: &Path, name: &OsStr, restore: &mut Restore) -> Result<()> {
     let (dir, _) = engine.target.open_dir(parent, &make_dirs(engine.request), restore)?;
     engine.copy_one(pick, dir, name, &parent.join(name))
 }
-
-/// Inodes that were linked into the target already, by layer: linking one twice would make one file of two.
-pub(crate) type Linked = Mutex<HashSet<(usize, u64, u64)>>;

@@ -63,12 +63,6 @@ impl Stack {
         Self { layers: std::iter::once(upper).chain(self.layers.iter().cloned()).collect() }
     }
 
-    /// How owners are stored, if in all layers alike.
-    pub(crate) fn ownership(&self) -> Option<Ownership> {
-        let first = self.layers.first()?.ownership();
-        self.layers.iter().all(|l| l.ownership() == first).then_some(first)
-    }
-
     pub(crate) fn layer(&self, index: usize) -> &Root {
         &self.layers[index]
     }

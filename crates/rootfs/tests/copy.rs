@@ -330,39 +330,6 @@ fn hard_links_within_the_tree_are_kept() {
 }
 
 #[test]
-fn files_of_layers_become_links_only_when_nothing_changes() {
-    let c = Case::new();
-    tree(&c.src(), &["d/a=A", "d/b=B"]);
-    let link = |dest: &str| CopyRequest {
-        select: select(&["d"]),
-        dest: dest.into(),
-        may_link: true,
-        ..CopyRequest::default()
-    };
-    assert_eq!(c.copy_with(&link("/same")).unwrap().linked, 2);
-    assert_eq!(c.up().join("same/a").metadata().unwrap().ino(), c.src().join("d/a").metadata().unwrap().ino());
-    let changed = CopyRequest { mode: Some("0700".parse().unwrap()), ..link("/mode") };
-    assert_eq!(c.copy_with(&changed).unwrap().linked, 0);
-    assert_eq!(mode(&c.src().join("d/a")), mode(&c.up().join("same/a")));
-    let clamped = CopyRequest { mtime: Mtime::Clamp((1, 0)), ..link("/time") };
-    assert_eq!(c.copy_with(&clamped).unwrap().linked, 0);
-    // replacing a link leaves the source alone
-    c.copy_with(&CopyRequest { select: select(&["d/b"]), dest: "/same/a".into(), ..CopyRequest::default() }).unwrap();
-    assert_eq!(std::fs::read_to_string(c.src().join("d/a")).unwrap(), "A");
-    // the same file under two names is two files
-    let twice = CopyRequest { select: select(&["d", "d/a"]), ..link("/twice/") };
-    c.copy_with(&CopyRequest {
-        select: Selector { sources: vec!["d/a".into(), "d".into()], ..twice.select.clone() },
-        dest: "/two/".into(),
-        ..twice
-    })
-    .unwrap();
-    // a context may change: never linked
-    let context = ContextTree::scan(&Root::open(&c.src()).unwrap(), None, None).unwrap();
-    assert_eq!(copy(&link("/ctx"), Source::Tree(&context), &c.target()).unwrap().linked, 0);
-}
-
-#[test]
 fn layers_merge_as_in_an_overlay() {
     if !rustix::process::geteuid().is_root() {
         eprintln!("SKIPPED: only root, also of a user namespace, can make these");
@@ -388,7 +355,7 @@ fn layers_merge_as_in_an_overlay() {
     .unwrap();
     let layers = [&one, &two, &three].map(|p| Root::open(p).unwrap());
     let stack = Stack::new(&layers);
-    let request = CopyRequest { select: select(&["/"]), dest: "/".into(), may_link: true, ..CopyRequest::default() };
+    let request = CopyRequest { select: select(&["/"]), dest: "/".into(), ..CopyRequest::default() };
     copy(&request, Source::Stack(&stack), &c.target()).unwrap();
     let expected = [
         "app/",

@@ -21,7 +21,7 @@ const MOST_SHOWN: usize = 10;
 pub type Ingredients = Vec<(String, String)>;
 
 /// The step's place: the context, the Dockerfile, the stage and the name without what changes with the text.
-pub fn slot(job: &Job, vertex: &Vertex) -> String {
+fn slot(job: &Job, vertex: &Vertex) -> String {
     let mut hasher = Hasher::new();
     hasher.field(&job.project);
     hasher.field(vertex.meta.stage.as_deref().unwrap_or_default());

@@ -2,7 +2,7 @@
 
 mod ahead;
 mod checks;
-pub mod explain;
+mod explain;
 mod job;
 mod load;
 mod log;

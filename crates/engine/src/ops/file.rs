@@ -3,18 +3,15 @@
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
-use kiln_graph::{
-    ActionInput, CopyAction, FileAction, FileActionKind, FileOp, Mode, Owner as OwnerRef, UserRef, Vertex,
-};
+use kiln_graph::{ActionInput, CopyAction, FileAction, FileActionKind, FileOp, Mode, Owner as OwnerRef, UserRef};
 use kiln_rootfs::apply::{ExtractOptions, extract};
 use kiln_rootfs::copy::{CopyRequest, Mtime, copy};
 use kiln_rootfs::fileops::{self, Make};
 use kiln_rootfs::{FileKind, ModeChange, Owner, Root, Source, Stack, Target, Time, ids};
-use kiln_store::{LayerDraft, LayerId, LayerMeta, Snapshot};
+use kiln_store::{LayerDraft, LayerMeta, Snapshot};
 
-use crate::build::{Job, explain};
+use crate::build::Job;
 use crate::contexts::Patterns;
-use crate::engine::MEMO_KEPT;
 use crate::error::{Error, Result};
 use crate::value::Value;
 
@@ -22,7 +19,7 @@ use crate::value::Value;
 const SNIFF: usize = 512;
 
 /// Carries the actions out; together they make one layer.
-pub fn apply(job: &Job, vertex: &Vertex, op: &FileOp, inputs: &[Value]) -> Result<Snapshot> {
+pub fn apply(job: &Job, op: &FileOp, inputs: &[Value]) -> Result<Snapshot> {
     let base = match op.actions.first().map(|a| a.input) {
         Some(ActionInput::Input(index)) => input(inputs, index)?.snapshot(),
         _ => Snapshot::default(),
@@ -35,9 +32,7 @@ pub fn apply(job: &Job, vertex: &Vertex, op: &FileOp, inputs: &[Value]) -> Resul
     };
     // The layer's own directory stands for `/`: it has the base's owner, mode and time.
     target.adopt_root()?;
-    let place = inputs.iter().any(|i| matches!(i, Value::Context(_))).then(|| explain::slot(job, vertex));
-    let earlier = place.as_deref().and_then(|place| earlier(job, place));
-    let work = Work { job, inputs, target, base: &base, draft: &draft, earlier };
+    let work = Work { job, inputs, target, base: &base, draft: &draft };
     for (index, action) in op.actions.iter().enumerate() {
         let follows = matches!(action.input, ActionInput::Action(n) if n + 1 == index);
         if index > 0 && !follows {
@@ -49,24 +44,7 @@ pub fn apply(job: &Job, vertex: &Vertex, op: &FileOp, inputs: &[Value]) -> Resul
         work.act(action)?;
     }
     drop(work);
-    let layer = draft.commit(LayerMeta::default())?;
-    if let Some(place) = place {
-        // Without it the next build only copies more.
-        let _ = job.engine.store.meta().put(&copied_key(&place), layer.to_string().as_bytes(), Some(MEMO_KEPT));
-    }
-    Ok(base.with(layer))
-}
-
-/// Names the last layer that was copied from a context at some place of a Dockerfile.
-fn copied_key(place: &str) -> String {
-    format!("copied {place}")
-}
-
-/// What the same step made before, if that is still here. Files that did not change become links to it.
-fn earlier(job: &Job, place: &str) -> Option<Root> {
-    let id = job.engine.store.meta().get(&copied_key(place)).ok()??;
-    let id: LayerId = std::str::from_utf8(&id).ok()?.parse().ok()?;
-    Some(Root::open(&job.engine.store.layers().path(&id)).ok()?.with_ownership(job.engine.ownership))
+    Ok(base.with(draft.commit(LayerMeta::default())?))
 }
 
 fn input(inputs: &[Value], index: usize) -> Result<&Value> {
@@ -80,7 +58,6 @@ struct Work<'a> {
     target: Target,
     base: &'a Snapshot,
     draft: &'a LayerDraft,
-    earlier: Option<Root>,
 }
 
 impl Work<'_> {
@@ -135,8 +112,7 @@ impl Work<'_> {
             None => Source::Stack(&stack),
         };
         if !action.attempt_unpack {
-            let copied =
-                self.copy_one(action, source, Path::new(&action.src), (action.allow_wildcard, context.is_none()));
+            let copied = self.copy_one(action, source, Path::new(&action.src), action.allow_wildcard);
             return match from {
                 Value::Tree { snapshot, .. } => copied.map_err(|e| self.job.not_in_tree(snapshot, e)),
                 Value::Context(_) => copied,
@@ -145,7 +121,7 @@ impl Work<'_> {
         for path in self.matches(action, source)? {
             match archive(&stack, &path)? {
                 Some(reader) => self.unpack(action, reader)?,
-                None => self.copy_one(action, source, &path, (false, context.is_none()))?,
+                None => self.copy_one(action, source, &path, false)?,
             }
         }
         Ok(())
@@ -163,13 +139,7 @@ impl Work<'_> {
         Ok(kiln_rootfs::matches(source, &select)?)
     }
 
-    fn copy_one(
-        &self,
-        action: &CopyAction,
-        source: Source<'_>,
-        src: &Path,
-        (wildcard, may_link): (bool, bool),
-    ) -> Result<()> {
+    fn copy_one(&self, action: &CopyAction, source: Source<'_>, src: &Path, wildcard: bool) -> Result<()> {
         let patterns = Patterns::new(&action.include_patterns, &action.exclude_patterns)?;
         let filter = |path: &Path, dir: bool| patterns.filter(path, dir);
         let epoch = action.timestamp.map(|secs| Mtime::Set((secs, 0)));
@@ -186,8 +156,6 @@ impl Work<'_> {
             owner: self.owner(action.owner.as_ref())?,
             mode: action.mode.as_ref().map(mode).transpose()?,
             mtime: epoch.unwrap_or_default(),
-            may_link,
-            earlier: if may_link { None } else { self.earlier.clone() },
         };
         copy(&request, source, &self.target)?;
         Ok(())

@@ -21,7 +21,7 @@ pub fn execute(job: &Job, vertex: &Vertex, inputs: &[Value], step: &Step) -> Res
     match &vertex.op {
         Op::Source(source) => source::fetch(job, vertex, source, step),
         Op::Exec(exec) => exec::run(job, vertex, exec, inputs, step),
-        Op::File(file) => file::apply(job, vertex, file, inputs),
+        Op::File(file) => file::apply(job, file, inputs),
         Op::Merge(_) => Ok(tree::merge(inputs)),
         Op::Diff(diff) => tree::diff(inputs, diff),
         Op::Build(_) => Err(Error::request("nested builds are not supported")),

@@ -99,40 +99,6 @@ fn through_buffer(from: BorrowedFd<'_>, to: BorrowedFd<'_>, mut left: u64) -> ru
     })
 }
 
-/// Whether both files begin with the same `size` bytes.
-pub(crate) fn same_bytes(one: BorrowedFd<'_>, other: BorrowedFd<'_>, size: u64) -> rustix::io::Result<bool> {
-    BUF.with_borrow_mut(|buf| {
-        if buf.is_empty() {
-            buf.resize(BUFFER, 0);
-        }
-        let (a, b) = buf.split_at_mut(BUFFER / 2);
-        let mut at = 0;
-        while at < size {
-            let want = usize::try_from(size - at).unwrap_or(usize::MAX).min(a.len());
-            let (read, again) = (pread_all(one, &mut a[..want], at)?, pread_all(other, &mut b[..want], at)?);
-            if read != want || again != want || a[..want] != b[..want] {
-                return Ok(false);
-            }
-            at += want as u64;
-        }
-        Ok(true)
-    })
-}
-
-/// Reads until `buf` is full or the file ends.
-fn pread_all(from: BorrowedFd<'_>, buf: &mut [u8], at: u64) -> rustix::io::Result<usize> {
-    let mut done = 0;
-    while done < buf.len() {
-        match rustix::io::pread(from, &mut buf[done..], at + done as u64) {
-            Ok(0) => break,
-            Ok(n) => done += n,
-            Err(Errno::INTR) => {}
-            Err(e) => return Err(e),
-        }
-    }
-    Ok(done)
-}
-
 fn write_all(to: BorrowedFd<'_>, mut bytes: &[u8]) -> rustix::io::Result<()> {
     while !bytes.is_empty() {
         match rustix::io::write(to, bytes) {

@@ -4,20 +4,19 @@ use std::collections::HashMap;
 use std::ffi::{OsStr, OsString};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use rustix::fs::{AtFlags, Mode, OFlags};
 use rustix::io::Errno;
 
 use super::data::{self, Ways};
-use super::earlier;
-use super::{CopyReport, CopyRequest, Linked};
+use super::{CopyReport, CopyRequest};
 use crate::dir::DirRef;
 use crate::error::{Context as _, Result, RootfsError};
 use crate::meta;
 use crate::par::{self, Queue};
-use crate::select::{Pick, Source};
+use crate::select::Pick;
 use crate::stack::StackDir;
 use crate::stat::{FileKind, Ownership, Stat, Time};
 use crate::target::{self, Target, TargetDir};
@@ -77,8 +76,6 @@ struct Open {
     path: PathBuf,
     finish: Option<Finish>,
     chunks_left: AtomicUsize,
-    /// The same directory in an earlier copy.
-    earlier: Option<OwnedFd>,
 }
 
 enum Task {
@@ -107,38 +104,27 @@ pub(crate) struct Engine<'a> {
     pub request: &'a CopyRequest<'a>,
     pub target: &'a Target,
     ways: Ways,
-    no_link: AtomicBool,
     own: (u32, u32),
-    pub(super) linked: Linked,
     names: Mutex<HashMap<Inode, Option<FirstName>>>,
     deferred: Mutex<Vec<Deferred>>,
     files: AtomicU64,
     dirs: AtomicU64,
     bytes: AtomicU64,
-    pub(super) links: AtomicU64,
     skipped: AtomicU64,
 }
 
 impl<'a> Engine<'a> {
-    pub fn new(request: &'a CopyRequest<'a>, target: &'a Target, source: Source<'_>) -> Self {
-        // Links carry recorded owners along, which mean something only where they are believed.
-        let linkable = match source {
-            Source::Stack(stack) => stack.ownership() == Some(target.upper.ownership()),
-            Source::Tree(_) => false,
-        };
+    pub fn new(request: &'a CopyRequest<'a>, target: &'a Target) -> Self {
         Self {
             request,
             target,
             ways: Ways::default(),
-            no_link: AtomicBool::new(!(request.may_link && linkable)),
             own: (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw()),
-            linked: Linked::default(),
             names: Mutex::default(),
             deferred: Mutex::default(),
             files: AtomicU64::new(0),
             dirs: AtomicU64::new(0),
             bytes: AtomicU64::new(0),
-            links: AtomicU64::new(0),
             skipped: AtomicU64::new(0),
         }
     }
@@ -149,18 +135,14 @@ impl<'a> Engine<'a> {
             files: get(&self.files),
             dirs: get(&self.dirs),
             bytes: get(&self.bytes),
-            linked: get(&self.links),
             skipped: get(&self.skipped),
         }
     }
 
-    /// Copies the contents of a directory into the one at `dest`.
-    pub fn run(&self, pick: &Pick<'_>, dest: &Path, job: Job) -> Result<()> {
+    /// Copies the contents of a directory.
+    pub fn run(&self, pick: &Pick<'_>, job: Job) -> Result<()> {
         par::run(vec![Task::Dir(job)], |task, queue| match task {
-            Task::Dir(job) => {
-                let earlier = self.request.earlier.as_ref().and_then(|root| earlier::dir(root, &dest.join(&job.path)));
-                self.directory(pick, job, earlier, queue)
-            }
+            Task::Dir(job) => self.directory(pick, job, queue),
             Task::Chunk(open, entries) => self.chunk(pick, &open, &entries, queue),
         })
     }
@@ -173,12 +155,11 @@ impl<'a> Engine<'a> {
         let entry = &pick.tree.dirs[dir].entries[i];
         let from = pick.tree.open_dir(dir, entry.layer)?;
         self.target.clear(&to, name, entry.stat.kind, dest)?;
-        let (tree, path) = (&pick.tree, &pick.path);
-        let file = OneFile { tree, entry, from: &from, to: &to, earlier: None, name, path };
+        let file = OneFile { tree: &pick.tree, entry, from: &from, to: &to, name, path: &pick.path };
         self.entry(&file, None)
     }
 
-    fn directory(&self, pick: &Pick<'_>, job: Job, earlier: Option<OwnedFd>, queue: &Queue<'_, Task>) -> Result<()> {
+    fn directory(&self, pick: &Pick<'_>, job: Job, queue: &Queue<'_, Task>) -> Result<()> {
         let dest = || self.shown(pick, &job.path);
         let (to, upper_ref, lower_refs) = match job.place {
             Place::Open(dir) => {
@@ -214,7 +195,6 @@ impl<'a> Engine<'a> {
             path: job.path,
             finish: job.finish,
             chunks_left: AtomicUsize::new(chunks.len().max(1)),
-            earlier,
         });
         let mut chunks = chunks.into_iter();
         let first = chunks.next().unwrap_or_default();
@@ -236,8 +216,7 @@ impl<'a> Engine<'a> {
                     let Some((_, from)) = open.from.iter().find(|(l, _)| *l == entry.layer) else {
                         return Err(RootfsError::NotFound { path: shown });
                     };
-                    let (tree, to, earlier) = (&pick.tree, &open.to, open.earlier.as_ref());
-                    let file = OneFile { tree, entry, from, to, earlier, name: &entry.name, path: &shown };
+                    let file = OneFile { tree: &pick.tree, entry, from, to: &open.to, name: &entry.name, path: &shown };
                     self.entry(&file, open.finish.as_ref())?;
                 }
             }
@@ -342,9 +321,7 @@ impl<'a> Engine<'a> {
         if stat.nlink > 1 && !self.claim(key, file, finish) {
             return Ok(());
         }
-        if !self.try_link(file, wanted, key)? && !self.link_earlier(file, wanted)? {
-            self.copy_regular(file, wanted)?;
-        }
+        self.copy_regular(file, wanted)?;
         if stat.nlink > 1 {
             let first = FirstName { dir: file.to.upper.clone(), name: file.name.to_owned() };
             self.names.lock().unwrap_or_else(PoisonError::into_inner).insert(key, Some(first));
@@ -383,32 +360,8 @@ impl<'a> Engine<'a> {
         Ok(())
     }
 
-    /// A hard link to the source, if the copy is to be just like it.
-    fn try_link(&self, file: &OneFile<'_>, wanted: &Stat, key: Inode) -> Result<bool> {
-        let stat = &file.entry.stat;
-        let same = (wanted.uid, wanted.gid, wanted.mode, wanted.mtime) == (stat.uid, stat.gid, stat.mode, stat.mtime);
-        if !same || self.no_link.load(Ordering::Relaxed) {
-            return Ok(false);
-        }
-        if !self.linked.lock().unwrap_or_else(PoisonError::into_inner).insert(key) {
-            return Ok(false);
-        }
-        match rustix::fs::linkat(file.from, &file.entry.name, &file.to.upper, file.name, AtFlags::empty()) {
-            Ok(()) => {
-                self.links.fetch_add(1, Ordering::Relaxed);
-                Ok(true)
-            }
-            Err(Errno::MLINK) => Ok(false),
-            Err(Errno::XDEV | Errno::PERM | Errno::OPNOTSUPP) => {
-                self.no_link.store(true, Ordering::Relaxed);
-                Ok(false)
-            }
-            Err(e) => Err(RootfsError::io("link", file.path, e)),
-        }
-    }
-
-    /// Opens what was scanned.
-    pub(super) fn open_source(&self, file: &OneFile<'_>) -> Result<(OwnedFd, Stat)> {
+    fn copy_regular(&self, file: &OneFile<'_>, wanted: &Stat) -> Result<()> {
+        let expected = &file.entry.stat;
         let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
         let changed = || RootfsError::Changed { path: file.path.to_owned() };
         let from = match rustix::fs::openat(file.from, &file.entry.name, flags, Mode::empty()) {
@@ -416,31 +369,17 @@ impl<'a> Engine<'a> {
             opened => opened.at("open", file.path)?,
         };
         let before = Stat::of(&from, Ownership::Native).at("stat", file.path)?;
-        if before.kind != FileKind::File || !file.tree.is_unchanged(&file.entry.stat, &before) {
+        if before.kind != FileKind::File || !file.tree.is_unchanged(expected, &before) {
             return Err(changed());
         }
-        Ok((from, before))
-    }
-
-    /// To be called when the bytes were read.
-    pub(super) fn still_same(&self, file: &OneFile<'_>, from: &OwnedFd, before: &Stat) -> Result<()> {
-        let after = Stat::of(from, Ownership::Native).at("stat", file.path)?;
-        match file.tree.is_unchanged(before, &after) {
-            true => Ok(()),
-            false => Err(RootfsError::Changed { path: file.path.to_owned() }),
-        }
-    }
-
-    fn copy_regular(&self, file: &OneFile<'_>, wanted: &Stat) -> Result<()> {
-        let (from, before) = self.open_source(file)?;
         let flags = OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let mode = Mode::from_raw_mode(wanted.mode & 0o777);
         let to = rustix::fs::openat(&file.to.upper, file.name, flags, mode).at("create", file.path)?;
         let whole = data::copy_bytes(from.as_fd(), to.as_fd(), &before, &self.ways).at("copy", file.path)?;
-        if !whole {
-            return Err(RootfsError::Changed { path: file.path.to_owned() });
+        let after = Stat::of(&from, Ownership::Native).at("stat", file.path)?;
+        if !whole || !file.tree.is_unchanged(&before, &after) {
+            return Err(changed());
         }
-        self.still_same(file, &from, &before)?;
         self.bytes.fetch_add(before.size, Ordering::Relaxed);
         self.set_metadata(from.as_fd(), to.as_fd(), wanted).at("set metadata of", file.path)
     }
@@ -459,16 +398,14 @@ impl<'a> Engine<'a> {
 }
 
 /// One thing to copy.
-pub(super) struct OneFile<'a> {
-    pub tree: &'a ContextTree,
-    pub entry: &'a Entry,
-    pub from: &'a OwnedFd,
-    pub to: &'a TargetDir,
-    /// The directory in an earlier copy that is what `to` is in this one.
-    pub earlier: Option<&'a OwnedFd>,
+struct OneFile<'a> {
+    tree: &'a ContextTree,
+    entry: &'a Entry,
+    from: &'a OwnedFd,
+    to: &'a TargetDir,
     /// In the target; another than in the source for a file that is copied to a new name.
-    pub name: &'a OsStr,
-    pub path: &'a Path,
+    name: &'a OsStr,
+    path: &'a Path,
 }
 
 /// References to a directory in several layers, by way of its parent's.
