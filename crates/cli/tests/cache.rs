@@ -54,13 +54,13 @@ fn a_directory_carries_the_cache_and_only_manifests_are_read() {
     let Some(mut s) = app() else { return };
     let (_, first) = id(&s, &["--cache-to", "type=local,dest=cache,mode=max"]);
     machine(&mut s, "second");
-    let (run, second) = id(&s, &["--cache-from", "type=local,src=cache", "-o", "type=cacheonly"]);
+    let run = s.build(&["--cache-from", "type=local,src=cache", "-o", "type=cacheonly"]).ok();
     assert_eq!(run.executed(), [""; 0], "{}", run.stderr);
     assert_eq!(unpacked_layers(&s, "second"), 0, "layers come when they are needed");
     // The same image, to the byte: times of layers travel.
-    let (run, second_image) = id(&s, &[]);
+    let (run, second) = id(&s, &[]);
     assert_eq!(run.executed(), [""; 0], "what was imported stays known: {}", run.stderr);
-    assert_eq!((second.as_str(), second_image), ("", first));
+    assert_eq!(second, first);
 }
 
 #[test]
