@@ -5,6 +5,7 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::time::Duration;
 
+use kiln_store::boot_id;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
@@ -24,7 +25,7 @@ pub struct Process {
 impl Process {
     /// A process that lives.
     pub fn of(pid: i32) -> Option<Self> {
-        Some(Self { pid, start: start_time(pid)?, boot: boot() })
+        Some(Self { pid, start: start_time(pid)?, boot: boot_id().to_owned() })
     }
 
     /// This process.
@@ -66,7 +67,7 @@ impl Process {
 
     /// Whether it lives. One that ended and was not waited for does not.
     pub fn lives(&self) -> bool {
-        start_time(self.pid) == Some(self.start) && boot() == self.boot
+        start_time(self.pid) == Some(self.start) && boot_id() == self.boot
     }
 }
 
@@ -79,10 +80,6 @@ fn start_time(pid: i32) -> Option<u64> {
         return None;
     }
     fields.nth(18)?.parse().ok()
-}
-
-fn boot() -> String {
-    fs::read_to_string("/proc/sys/kernel/random/boot_id").map(|id| id.trim().to_owned()).unwrap_or_default()
 }
 
 #[cfg(test)]

@@ -1,17 +1,30 @@
 //! Which containers there are. Looking needs neither the database nor a lock.
 
-use std::fs::{self, File};
-use std::io::{self, Read};
+use std::fs;
+use std::io;
 use std::path::Path;
 
 use kiln_oci::Timestamp;
-use kiln_store::Store;
+use kiln_store::{Store, random_hex};
 
 use crate::error::{Error, Result};
 use crate::record::{Config, Container, Status, write};
 
 /// All containers of a store, the newest first.
 pub fn list(store: &Path) -> Result<Vec<Container>> {
+    let mut all = recorded(store)?;
+    all.retain(|c| !is_left_over(c));
+    all.sort_by(|a, b| b.config.created.cmp(&a.config.created).then_with(|| a.id().cmp(b.id())));
+    Ok(all)
+}
+
+/// What should have gone with its command, but was killed, is only waiting to be removed.
+fn is_left_over(container: &Container) -> bool {
+    container.config.auto_remove && container.status() == Status::Exited
+}
+
+/// All that there are.
+fn recorded(store: &Path) -> Result<Vec<Container>> {
     let dir = store.join("containers");
     let entries = match fs::read_dir(&dir) {
         Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
@@ -22,9 +35,6 @@ pub fn list(store: &Path) -> Result<Vec<Container>> {
         // One that is removed meanwhile is not there.
         all.extend(Container::load(&entry.map_err(Error::io("list", &dir))?.path())?);
     }
-    // What should have gone with its command, but was killed, is only waiting to be removed.
-    all.retain(|c| !c.config.auto_remove || c.status() != Status::Exited);
-    all.sort_by(|a, b| b.config.created.cmp(&a.config.created).then_with(|| a.id().cmp(b.id())));
     Ok(all)
 }
 
@@ -59,7 +69,7 @@ pub fn create(store: &Store, config: Config) -> Result<Container> {
     }
     sweep(store)?;
     let _names = store.lock("container names", &mut || {})?;
-    let id = random_id().map_err(Error::io("read", Path::new("/dev/urandom")))?;
+    let id = random_hex(32).map_err(Error::io("read", Path::new("/dev/urandom")))?;
     let others = list(store.root())?;
     let name = if config.name.is_empty() { short_name(&config.image, &id, &others) } else { config.name.clone() };
     if let Some(other) = others.into_iter().find(|c| c.config.name == name) {
@@ -75,13 +85,9 @@ pub fn create(store: &Store, config: Config) -> Result<Container> {
 
 /// Removes containers that should have gone with their command, but were killed. What can't be removed now waits.
 fn sweep(store: &Store) -> Result<()> {
-    for id in store.containers().list()? {
-        let Some(container) = Container::load(&store.containers().dir(&id))? else { continue };
-        if container.config.auto_remove
-            && container.status() == Status::Exited
-            && let Some(_lock) = store.containers().try_lock(&id)?
-        {
-            _ = store.containers().remove(&id);
+    for container in recorded(store.root())?.iter().filter(|c| is_left_over(c)) {
+        if let Some(_lock) = store.containers().try_lock(container.id())? {
+            _ = store.containers().remove(container.id());
         }
     }
     Ok(())
@@ -94,12 +100,6 @@ fn short_name(image: &str, id: &str, others: &[Container]) -> String {
     let is_free = |name: &String| others.iter().all(|c| c.config.name != *name);
     let candidates = [4, 8, 64].map(|digits| format!("{base}-{}", &id[..digits]));
     candidates.iter().find(|name| is_free(name)).unwrap_or(&candidates[2]).clone()
-}
-
-fn random_id() -> io::Result<String> {
-    let mut bytes = [0; 32];
-    File::open("/dev/urandom")?.read_exact(&mut bytes)?;
-    Ok(bytes.iter().map(|b| format!("{b:02x}")).collect())
 }
 
 #[cfg(test)]

@@ -240,8 +240,7 @@ fn process(
     spec.env = environment(&config.env, &user.home, streams.terminal.is_some());
     spec.cwd = cwd;
     spec.user = User { uid: user.uid, gid: user.gid, groups: user.groups };
-    spec.hosts =
-        format!("127.0.0.1\tlocalhost {0}\n::1\tlocalhost ip6-localhost ip6-loopback\n", config.hostname).into_bytes();
+    spec.hosts = crate::ops::exec::hosts_file(&config.hostname, &[]);
     spec.hostname.clone_from(&config.hostname);
     spec.resolv_conf = engine.resolv_conf();
     spec.writable_etc = true;

@@ -18,9 +18,6 @@ use crate::growing::Growing;
 use crate::layers::Unpacker;
 use crate::views::Views;
 
-/// For how long what was found out about a layer, or what made it, is remembered.
-pub(crate) const MEMO_KEPT: std::time::Duration = std::time::Duration::from_secs(30 * 86_400);
-
 /// What the command line knows of its surroundings.
 pub struct EngineOptions {
     /// The store's directory.

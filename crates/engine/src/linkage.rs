@@ -13,11 +13,14 @@ use kiln_oci::{Hasher, ImageConfig};
 use kiln_rootfs::{ContextTree, FileKind, Stat};
 use kiln_store::{LayerId, Snapshot};
 
-use crate::engine::{Engine, MEMO_KEPT};
+use crate::engine::Engine;
 use crate::error::Result;
 
 /// An ELF header has at least this many bytes.
 const SMALLEST: u64 = 52;
+
+/// For how long a result without findings, and what programs a layer has, is remembered.
+const KEEP: std::time::Duration = std::time::Duration::from_secs(30 * 86_400);
 
 /// Checks an image whose last `own` layers were made by its build. The result is empty for an image of another operating
 /// system, and for one of which not everything is here.
@@ -49,7 +52,7 @@ pub fn check(engine: &Engine, snapshot: &Snapshot, own: usize, config: &ImageCon
     }
     let findings = checker.finish();
     if findings.is_empty() {
-        engine.store.meta().put(&key, b"", Some(MEMO_KEPT))?;
+        engine.store.meta().put(&key, b"", Some(KEEP))?;
     }
     Ok(findings)
 }
@@ -92,7 +95,7 @@ pub fn programs_of(engine: &Engine, layer: &LayerId) -> Result<Vec<PathBuf>> {
             let entries = ContextTree::scan_layers(&stack, Path::new("/"))?.entries();
             let programs = entries.into_iter().filter(|(_, stat)| is_program(stat));
             let paths: Vec<u8> = programs.flat_map(|(path, _)| [path.as_os_str().as_bytes(), b"\0"].concat()).collect();
-            engine.store.meta().put(&memo, &paths, Some(MEMO_KEPT))?;
+            engine.store.meta().put(&memo, &paths, Some(KEEP))?;
             paths
         }
     };

@@ -34,14 +34,14 @@ pub(crate) struct Measured {
 }
 
 /// `n` random bytes, as hex.
-pub(crate) fn random_hex(n: usize) -> io::Result<String> {
+pub fn random_hex(n: usize) -> io::Result<String> {
     let mut bytes = vec![0; n];
     File::open("/dev/urandom")?.read_exact(&mut bytes)?;
     Ok(bytes.iter().map(|b| format!("{b:02x}")).collect())
 }
 
 /// Names this boot of the kernel; empty where the kernel does not tell.
-pub(crate) fn boot_id() -> &'static str {
+pub fn boot_id() -> &'static str {
     static BOOT: OnceLock<String> = OnceLock::new();
     BOOT.get_or_init(|| {
         fs::read_to_string("/proc/sys/kernel/random/boot_id").map(|s| s.trim().to_owned()).unwrap_or_default()

@@ -69,7 +69,7 @@ pub use containers::Containers;
 pub use content::{BlobWriter, Content};
 pub use db::FORMAT;
 pub use error::{Error, Result};
-pub use fsutil::Removed;
+pub use fsutil::{Removed, boot_id, random_hex};
 pub use gc::{Filter, Freed, Kind, PrunePolicy, Report};
 pub use images::{Image, Images, ManifestView, Put};
 pub use index::ManyNames;

@@ -228,7 +228,8 @@ impl Failed<'_> {
     }
 }
 
-fn hosts_file(hostname: &str, extra: &[kiln_graph::HostIp]) -> Vec<u8> {
+/// `/etc/hosts` of a step or container.
+pub(crate) fn hosts_file(hostname: &str, extra: &[kiln_graph::HostIp]) -> Vec<u8> {
     let mut text = format!("127.0.0.1\tlocalhost {hostname}\n::1\tlocalhost ip6-localhost ip6-loopback\n");
     for host in extra {
         // The host's network is shared, so its gateway is the host itself.

@@ -1,6 +1,6 @@
 //! The operations: what each kind of vertex does with its inputs.
 
-mod exec;
+pub(crate) mod exec;
 mod file;
 mod mounts;
 mod source;
