@@ -157,8 +157,7 @@ fn a_user_without_privileges_builds_and_runs() {
     let uid = 54321;
     // The sandbox and the binary must be within reach of that user.
     std::fs::set_permissions(s.path(""), std::fs::Permissions::from_mode(0o755)).unwrap();
-    let binary = s.path("kiln");
-    std::fs::copy(env!("CARGO_BIN_EXE_kiln"), &binary).unwrap();
+    let binary = s.own_kiln();
     for dir in ["home", "ustore", "uout"] {
         std::fs::create_dir_all(s.path(dir)).unwrap();
         std::os::unix::fs::chown(s.path(dir), Some(uid), Some(uid)).unwrap();
@@ -203,7 +202,7 @@ fn the_digest_does_not_depend_on_who_builds() {
     s.build(&["-o", "type=oci,dest=root.tar,rewrite-timestamp=true"]).ok();
     let uid = 54322;
     std::fs::set_permissions(s.path(""), std::fs::Permissions::from_mode(0o755)).unwrap();
-    std::fs::copy(env!("CARGO_BIN_EXE_kiln"), s.path("kiln")).unwrap();
+    s.own_kiln();
     std::fs::create_dir(s.path("mine")).unwrap();
     std::os::unix::fs::chown(s.path("mine"), Some(uid), Some(uid)).unwrap();
     use std::os::unix::process::CommandExt;
@@ -356,8 +355,7 @@ fn what_a_step_does_not_need_may_be_unreadable() {
         std::fs::set_permissions(s.ctx().join(path), std::fs::Permissions::from_mode(0o000)).unwrap();
     }
     std::fs::set_permissions(s.path(""), std::fs::Permissions::from_mode(0o755)).unwrap();
-    let binary = s.path("kiln");
-    std::fs::copy(env!("CARGO_BIN_EXE_kiln"), &binary).unwrap();
+    let binary = s.own_kiln();
     std::fs::create_dir(s.path("mine")).unwrap();
     std::os::unix::fs::chown(s.path("mine"), Some(54323), Some(54323)).unwrap();
     let build = || -> Run {

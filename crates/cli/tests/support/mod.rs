@@ -167,19 +167,24 @@ impl Sandbox {
         command
     }
 
+    /// A copy of the program in the sandbox: the original may be where only root may look. `cp` makes it, because a file can't be
+    /// started as long as any process has it open for writing, and a child of another test's thread would inherit that from here.
+    pub fn own_kiln(&self) -> PathBuf {
+        let kiln = self.path("kiln");
+        if !kiln.exists() {
+            let copied = Command::new("cp").arg(env!("CARGO_BIN_EXE_kiln")).arg(&kiln).status();
+            assert!(copied.is_ok_and(|s| s.success()), "the program is copied");
+        }
+        kiln
+    }
+
     /// `kiln` as a user without privileges and subordinate ids, to whom the sandbox belongs from now on. Needs root.
     pub fn command_of_nobody<S: AsRef<OsStr>>(&self, args: impl IntoIterator<Item = S>) -> Command {
         use std::os::unix::process::CommandExt;
         const NOBODY: u32 = 65534;
         let chowned = Command::new("chown").args(["-R", "65534:65534"]).arg(self.dir.path()).status();
         assert!(chowned.is_ok_and(|s| s.success()));
-        // The binary may be where only root may look.
-        let kiln = self.path("kiln");
-        let binary = env!("CARGO_BIN_EXE_kiln");
-        // A copy can't be started while a child of another test's thread has it open for writing.
-        if !kiln.exists() {
-            std::fs::hard_link(binary, &kiln).or_else(|_| std::fs::copy(binary, &kiln).map(drop)).expect("it is there");
-        }
+        let kiln = self.own_kiln();
         let template = self.command(args);
         let mut command = Command::new(&kiln);
         command.args(template.get_args()).env_clear().current_dir(self.dir.path()).stdin(Stdio::null());
