@@ -10,7 +10,7 @@ use clap::error::{ContextKind, ContextValue, ErrorKind};
 use kiln_engine::dockerfile::nearest;
 
 /// The same with paragraphs that flow.
-pub fn flowing(command: Command) -> Command {
+fn flowing(command: Command) -> Command {
     let text = command.get_long_about().map(|t| joined(&t.to_string()));
     let command = match text {
         Some(text) => command.long_about(text),
@@ -34,12 +34,15 @@ const INSTEAD: [(&[&str], &str); 4] = [
 ];
 
 /// The arguments as clap reads them. Docker's switches also take a value, which scripts make use of: `--pull=$PULL`.
-pub fn arguments(command: &mut Command, mut words: Vec<OsString>) -> Result<clap::ArgMatches, clap::Error> {
+pub fn arguments(command: fn() -> Command, mut words: Vec<OsString>) -> Result<clap::ArgMatches, clap::Error> {
+    let mut parser = command();
     loop {
-        match command.try_get_matches_from_mut(&words) {
+        match parser.try_get_matches_from_mut(&words) {
             Err(e) if without_boolean(&e, &mut words) => {}
+            // Help texts are only made ready for who asks for them.
+            Err(e) if e.kind() == ErrorKind::DisplayHelp => return flowing(command()).try_get_matches_from_mut(&words),
             Err(mut e) => {
-                suggest(command, &mut e);
+                suggest(&parser, &mut e);
                 return Err(e);
             }
             matches => return matches,

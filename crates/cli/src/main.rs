@@ -22,8 +22,7 @@ fn main() -> ExitCode {
     if commands::completions::answer() {
         return ExitCode::SUCCESS;
     }
-    let mut command = help::flowing(commands::Cli::command());
-    let matches = help::arguments(&mut command, std::env::args_os().collect());
+    let matches = help::arguments(commands::Cli::command, std::env::args_os().collect());
     let cli = match matches.and_then(|m| commands::Cli::from_arg_matches(&m)) {
         Ok(cli) => cli,
         Err(e) => {

@@ -137,8 +137,7 @@ impl<'a> Context<'a> {
     }
 
     pub(crate) fn worker_count(&self, jobs: usize) -> usize {
-        let cores = || std::thread::available_parallelism().map_or(2, |n| n.get());
-        let wanted = if self.workers == 0 { cores() } else { self.workers };
+        let wanted = if self.workers == 0 { kiln_rootfs::processors() } else { self.workers };
         wanted.clamp(1, jobs.max(1))
     }
 

@@ -77,7 +77,6 @@ impl Engine {
         let origins = Origins { client: Arc::clone(&registry), keys: Arc::clone(&s3_keys) };
         let unpacker = Unpacker::new(store.clone(), options.ownership, origins);
         let views = Views::new(store.clone(), options.ownership, unpacker.clone())?;
-        let threads = std::thread::available_parallelism().map_or(1, usize::from);
         Ok(Arc::new(Self {
             store,
             lease,
@@ -86,7 +85,7 @@ impl Engine {
             registry,
             http: HttpClient::new(),
             ownership: options.ownership,
-            threads,
+            threads: kiln_rootfs::processors(),
             apt_root: options.apt_root,
             known_hosts: options.known_hosts,
             s3_keys,

@@ -38,6 +38,7 @@ pub mod whiteout;
 pub use error::{Result, RootfsError};
 pub use meta::Owner;
 pub use mode::ModeChange;
+pub use par::processors;
 pub use root::{DirEntry, Root};
 pub use select::{ManifestEntry, Selector, Source, TreeDigest, manifest, matches, tree_digest};
 pub use stack::Stack;

@@ -1,7 +1,7 @@
 //! A work queue over a few threads: last in, first out, so that a tree is walked depth first and the queue stays short.
 //! Threads are started only when there is work for them.
 
-use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::thread::Scope;
 
 /// Threads for work that is mostly system calls; more than that only contend.
@@ -35,8 +35,14 @@ impl<T> Queue<'_, T> {
     }
 }
 
+/// How many processors this process may use, at least 1. Asked of the system once: it takes a dozen system calls.
+pub fn processors() -> usize {
+    static PROCESSORS: OnceLock<usize> = OnceLock::new();
+    *PROCESSORS.get_or_init(|| std::thread::available_parallelism().map_or(1, usize::from))
+}
+
 pub(crate) fn threads() -> usize {
-    std::thread::available_parallelism().map_or(1, usize::from).min(MAX_THREADS)
+    processors().min(MAX_THREADS)
 }
 
 /// Runs `work` on all tasks, and on those that it adds. The first error ends it: tasks that wait are dropped.

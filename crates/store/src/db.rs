@@ -98,6 +98,8 @@ impl Db {
             connection.busy_timeout(BUSY)?;
             // A short-lived process must not pay for a checkpoint (two fsyncs) when it ends.
             connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)?;
+            // With the statistics of tables that SQLite is compiled for, every value that is bound would plan its statement anew.
+            connection.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_QPSG, true)?;
             connection.execute_batch("PRAGMA synchronous=NORMAL")?;
             Ok(connection)
         };
@@ -144,19 +146,28 @@ impl Db {
 
     /// Runs `f` in one consistent view.
     pub(crate) fn snapshot<T>(&self, f: impl FnOnce(&Connection) -> Result<T>) -> Result<T> {
-        self.transaction(TransactionBehavior::Deferred, |tx| f(tx))
+        let connection = self.take()?;
+        // Not rusqlite's transaction, which parses these words each time.
+        let run = || -> Result<T> {
+            connection.prepare_cached("BEGIN")?.execute([])?;
+            let result = f(&connection);
+            connection.prepare_cached("COMMIT")?.execute([])?;
+            result
+        };
+        let result = run().map_err(|e| e.in_db(&self.path));
+        // After an error it may still be in its transaction.
+        if connection.is_autocommit() {
+            guard(&self.pool).push(connection);
+        }
+        result
     }
 
     /// Runs `f` in a write transaction, which is rolled back if it fails.
     pub(crate) fn write<T>(&self, f: impl FnOnce(&Transaction<'_>) -> Result<T>) -> Result<T> {
-        // Never DEFERRED: an upgrade from read to write fails at once under contention, whatever the timeout.
-        self.transaction(TransactionBehavior::Immediate, f)
-    }
-
-    fn transaction<T>(&self, b: TransactionBehavior, f: impl FnOnce(&Transaction<'_>) -> Result<T>) -> Result<T> {
         let mut connection = self.take()?;
         let run = || -> Result<T> {
-            let tx = connection.transaction_with_behavior(b)?;
+            // Never DEFERRED: an upgrade from read to write fails at once under contention, whatever the timeout.
+            let tx = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
             let result = f(&tx)?;
             tx.commit()?;
             Ok(result)

@@ -66,7 +66,7 @@ fn jobs(asked: Option<&str>) -> Result<usize> {
     match asked.map(|text| (text.parse(), text)) {
         Some((Ok(n), _)) if n > 0 => Ok(n),
         Some((_, text)) => Err(CliError::usage(format!("--jobs {text}: expected a number from 1"))),
-        None => Ok(std::thread::available_parallelism().map_or(2, usize::from)),
+        None => Ok(kiln_engine::rootfs::processors()),
     }
 }
 

@@ -10,10 +10,9 @@ mod transfer;
 mod tty;
 
 use std::io::IsTerminal;
-use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use kiln_engine::events::{Event, EventSink};
 
@@ -35,11 +34,72 @@ pub enum Mode {
     Rawjson,
 }
 
+/// How long events gather before they are shown: to wake the display thread for each of them costs more than to show it.
+const GATHER: Duration = Duration::from_millis(10);
+
+/// The time between two ticks of a renderer.
+const TICK: Duration = Duration::from_millis(100);
+
 /// A running display.
 pub struct Display {
-    events: Mutex<Option<Sender<Event>>>,
+    queue: Arc<Queue>,
     thread: Mutex<Option<JoinHandle<bool>>>,
     screen: Arc<Mutex<Screen>>,
+}
+
+/// Events that were not shown yet.
+#[derive(Default)]
+struct Queue {
+    state: Mutex<Gathered>,
+    changed: Condvar,
+}
+
+#[derive(Default)]
+struct Gathered {
+    events: Vec<Event>,
+    /// No more are taken.
+    ended: bool,
+    /// The display thread sleeps until there is an event.
+    idle: bool,
+}
+
+impl Queue {
+    fn lock(&self) -> MutexGuard<'_, Gathered> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn push(&self, event: Event) {
+        let mut state = self.lock();
+        if state.ended {
+            return;
+        }
+        state.events.push(event);
+        if std::mem::take(&mut state.idle) {
+            self.changed.notify_one();
+        }
+    }
+
+    fn end(&self) {
+        self.lock().ended = true;
+        self.changed.notify_one();
+    }
+
+    /// Waits for events, for `TICK` at most. Returns what there is, and whether it is the last.
+    fn next(&self) -> (Vec<Event>, bool) {
+        let mut state = self.lock();
+        if state.events.is_empty() {
+            state.idle = true;
+            let nothing = |s: &mut Gathered| s.events.is_empty() && !s.ended;
+            state = self.changed.wait_timeout_while(state, TICK, nothing).unwrap_or_else(PoisonError::into_inner).0;
+            state.idle = false;
+        }
+        (std::mem::take(&mut state.events), state.ended)
+    }
+
+    fn gather(&self) {
+        let state = self.lock();
+        drop(self.changed.wait_timeout_while(state, GATHER, |s| !s.ended));
+    }
 }
 
 /// Who may write to the screen; the display thread holds it while it shows something.
@@ -97,12 +157,14 @@ impl Display {
     }
 
     fn showing(renderer: Box<dyn Renderer>) -> Arc<Self> {
-        let (sender, receiver) = channel();
-        let screen = Arc::<Mutex<Screen>>::default();
-        let theirs = Arc::clone(&screen);
+        let (queue, screen) = (Arc::<Queue>::default(), Arc::<Mutex<Screen>>::default());
+        let theirs = (Arc::clone(&queue), Arc::clone(&screen));
         let thread = std::thread::Builder::new().name("display".into());
-        let thread = thread.spawn(move || show(renderer, &receiver, &theirs)).ok();
-        Arc::new(Self { events: Mutex::new(Some(sender)), thread: Mutex::new(thread), screen })
+        let thread = thread.spawn(move || show(renderer, &theirs.0, &theirs.1)).ok();
+        if thread.is_none() {
+            queue.end();
+        }
+        Arc::new(Self { queue, thread: Mutex::new(thread), screen })
     }
 
     /// Nothing is shown while `then` has the screen; what happens meanwhile is shown afterwards.
@@ -115,7 +177,7 @@ impl Display {
     /// Shows what is left and ends the display. Later events are dropped. Tells whether the output of the step that failed
     /// is what the screen ends with.
     pub fn finish(&self) -> bool {
-        drop(self.events.lock().unwrap_or_else(PoisonError::into_inner).take());
+        self.queue.end();
         let thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner).take();
         thread.is_some_and(|t| t.join().unwrap_or(false))
     }
@@ -129,29 +191,28 @@ impl Drop for Display {
 
 impl EventSink for Display {
     fn event(&self, event: Event) {
-        if let Some(sender) = &*self.events.lock().unwrap_or_else(PoisonError::into_inner) {
-            let _ = sender.send(event);
-        }
+        self.queue.push(event);
     }
 }
 
-fn show(mut renderer: Box<dyn Renderer>, events: &Receiver<Event>, screen: &Mutex<Screen>) -> bool {
-    let mut last_tick = std::time::Instant::now();
+fn show(mut renderer: Box<dyn Renderer>, queue: &Queue, screen: &Mutex<Screen>) -> bool {
+    let mut last_tick = Instant::now();
     loop {
-        let event = events.recv_timeout(Duration::from_millis(100));
+        let (events, ended) = queue.next();
         let mut screen = screen.lock().unwrap_or_else(PoisonError::into_inner);
         if std::mem::take(&mut screen.disturbed) {
             renderer.disturbed();
         }
-        match event {
-            Ok(event) => renderer.event(event),
-            Err(RecvTimeoutError::Timeout) => {}
-            Err(RecvTimeoutError::Disconnected) => break,
+        events.into_iter().for_each(|e| renderer.event(e));
+        if ended {
+            break;
         }
-        if last_tick.elapsed() >= Duration::from_millis(100) {
+        if last_tick.elapsed() >= TICK {
             renderer.tick();
-            last_tick = std::time::Instant::now();
+            last_tick = Instant::now();
         }
+        drop(screen);
+        queue.gather();
     }
     renderer.finish()
 }

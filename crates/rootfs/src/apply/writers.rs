@@ -6,7 +6,6 @@
 
 use std::fs::File;
 use std::io::{Read, Write};
-use std::num::NonZero;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
@@ -51,13 +50,12 @@ pub(super) struct Writers {
 
 impl Writers {
     pub fn new(ownership: Ownership) -> Self {
-        let processors = thread::available_parallelism().map_or(1, NonZero::get);
         Self {
             ownership,
             batch: Batch::default(),
             threads: Vec::new(),
             queue: None,
-            limit: (processors - 1).min(MAX_THREADS),
+            limit: (crate::processors() - 1).min(MAX_THREADS),
         }
     }
 
