@@ -6,130 +6,28 @@
 //! are deleted, and files are moved to `tmp/`. Files are deleted after the lock is gone.
 //! The budget is measured on the file system: allocated blocks, a file with several links counted once.
 
-use std::collections::{BTreeMap, HashSet};
+mod evict;
+mod policy;
+
+use std::collections::HashSet;
 use std::fs::{self, File};
 use std::path::PathBuf;
-use std::time::Duration;
 
 use kiln_oci::Digest;
-use rusqlite::params;
 use rustix::fs::FlockOperation;
 
-use crate::cache;
-use crate::candidate::{self, Candidate, ImageItem, keep_bytes};
+use crate::candidate::keep_bytes;
 use crate::error::{Context, Result};
 use crate::fsutil::{self, Removed, now_ms};
-use crate::images;
 use crate::layers::{self, LayerId};
 use crate::lock::{self, flock};
 use crate::mark::Marks;
 use crate::session::{self, Pin, Session};
-use crate::sources::{self, SourceItem};
 use crate::store::Store;
-use crate::usage::{self, CacheEntry};
+use crate::usage;
 
-/// What may be evicted, and down to what.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct PrunePolicy {
-    /// The store may use this many bytes; 0 is no limit.
-    pub max_used_space: u64,
-    /// The file system must have this many bytes free; 0 is no demand.
-    pub min_free_space: u64,
-    /// Never go below this, whatever the others say. Alone it is the limit.
-    pub reserved_space: u64,
-    /// Keep what was used within this time.
-    pub keep_since: Option<Duration>,
-    /// Also evict records all of whose layers an image holds anyway.
-    pub all: bool,
-    /// Also evict images that have a name. Those without one are evicted in any case.
-    pub images: bool,
-    /// Evict only what fits all of these.
-    pub filters: Vec<Filter>,
-}
-
-/// Restricts what is evicted.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Filter {
-    /// Of this kind; cache mounts are `exec.cachemount`.
-    Kind(String),
-    /// Not of this kind.
-    NotKind(String),
-    /// Whose description contains this.
-    Description(String),
-    /// Not used for this long.
-    UnusedFor(Duration),
-}
-
-impl Filter {
-    pub(crate) fn accepts(&self, kind: &str, description: &str, used_ms: i64) -> bool {
-        match self {
-            Self::Kind(wanted) => kind == wanted,
-            Self::NotKind(other) => kind != other,
-            Self::Description(part) => description.contains(part),
-            Self::UnusedFor(time) => is_older(used_ms, *time),
-        }
-    }
-}
-
-pub(crate) fn is_older(used_ms: i64, time: Duration) -> bool {
-    i128::from(now_ms()) - i128::from(used_ms) >= time.as_millis() as i128
-}
-
-/// What space is used for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Kind {
-    /// Cache records. Their bytes count under what they held.
-    Records,
-    /// Unpacked layers.
-    Layers,
-    /// Blobs.
-    Blobs,
-    /// Cache mounts.
-    CacheMounts,
-    /// What sources keep: repositories, packages.
-    Sources,
-    /// Names of images. Their bytes count under what they held.
-    Images,
-    /// Build logs.
-    Logs,
-    /// Downloads that were cut off.
-    Partials,
-    /// What dead processes left.
-    Debris,
-}
-
-/// What was removed of one kind.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Freed {
-    /// How many.
-    pub count: u64,
-    /// Allocated bytes that are free now.
-    pub bytes: u64,
-}
-
-/// What a collection removed.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Report {
-    /// By kind.
-    pub freed: BTreeMap<Kind, Freed>,
-    /// What was evicted: (kind, description), in that order.
-    pub evicted: Vec<(String, String)>,
-}
-
-impl Report {
-    /// Bytes freed in all.
-    pub fn bytes(&self) -> u64 {
-        self.freed.values().map(|f| f.bytes).sum()
-    }
-
-    fn add(&mut self, kind: Kind, count: u64, bytes: u64) {
-        if count > 0 {
-            let freed = self.freed.entry(kind).or_default();
-            freed.count += count;
-            freed.bytes += bytes;
-        }
-    }
-}
+pub(crate) use policy::is_older;
+pub use policy::{Filter, Freed, Kind, PrunePolicy, Report};
 
 /// Rows that are changed under one hold of the lock.
 const BATCH: usize = 64;
@@ -151,8 +49,9 @@ impl Store {
         Ok(collector.report)
     }
 
-    /// Removes what nothing leads to and downloads that were cut off, then evicts cache records, cache mounts, source caches and images, the least recently used first, until
-    /// the policy's budget is met. Without limits, evicts all that its filters accept.
+    /// Removes what nothing leads to and downloads that were cut off, then evicts cache records, cache mounts, source caches and
+    /// images, the least recently used first, until the policy's budget is met. Without limits, evicts all that its filters
+    /// accept.
     pub fn gc(&self, policy: &PrunePolicy) -> Result<Report> {
         self.use_reserve();
         let _run = self.lock("gc-run", &mut || {})?;
@@ -166,9 +65,7 @@ impl Store {
         crate::store::reserve(self.root());
         Ok(collector.report)
     }
-}
 
-impl Store {
     /// Whether the store is within a policy's limits, as far as can be told without looking into layers: false may be wrong.
     pub fn is_within(&self, policy: &PrunePolicy) -> Result<bool> {
         self.layers().measure_new()?;
@@ -390,121 +287,6 @@ impl<'a> Collector<'a> {
                 _ = lock::try_lock(path);
             }
         }
-    }
-
-    fn evict(&mut self, policy: &PrunePolicy) -> Result<()> {
-        let limited = (policy.max_used_space, policy.min_free_space, policy.reserved_space) != (0, 0, 0);
-        let mut used = if limited { usage::at_most(self.store)? } else { u64::MAX };
-        if limited && used <= keep_bytes(policy, used, usage::free_space(self.store)?) {
-            return Ok(());
-        }
-        if limited {
-            used = self.store.usage()?.total;
-        }
-        // Images that turned out to be in use.
-        let mut tried = HashSet::new();
-        loop {
-            let mut candidates = candidate::candidates(self.store, &self.marks, policy)?;
-            candidates.retain(|c| !matches!(c, Candidate::Image(image) if tried.contains(&image.digest)));
-            let mut candidates = candidates.into_iter().peekable();
-            let mut again = false;
-            while candidates.peek().is_some() && !again {
-                let keep = if limited { keep_bytes(policy, used, usage::free_space(self.store)?) } else { 0 };
-                if limited && used <= keep {
-                    return Ok(());
-                }
-                let mut hoped = 0;
-                let mut batch = Vec::new();
-                while batch.len() < BATCH && (!limited || hoped < used - keep) && !again {
-                    let Some(next) = candidates.next() else { break };
-                    // Layers that other records need as well are freed later than hoped, never earlier.
-                    hoped += candidate::estimate(self.store, &self.marks, &next).max(1);
-                    if let Candidate::Image(image) = &next {
-                        // What it held is a candidate only when it is gone.
-                        again = true;
-                        tried.insert(image.digest);
-                    }
-                    batch.push(next);
-                }
-                let freed = self.evict_batch(batch)?;
-                used = used.saturating_sub(freed);
-            }
-            if !again {
-                return Ok(());
-            }
-        }
-    }
-
-    /// Takes the names of images away that nobody uses. What they held is found to be unreferenced afterwards.
-    fn evict_images(&mut self, items: Vec<ImageItem>) -> Result<()> {
-        let _many = self.store.images().many()?;
-        for item in items {
-            let gone = self.batch(|this, pins| {
-                if pins.contains(&Pin::Image(item.digest)) {
-                    return Ok(false);
-                }
-                this.store.images().remove_digest(&item.digest).map(|rows| !rows.is_empty())
-            })?;
-            if gone {
-                self.store.meta().remove(&images::used_key(&item.digest))?;
-                self.report.add(Kind::Images, 1, 0);
-                self.report.evicted.push(("image".into(), item.name));
-            }
-        }
-        Ok(())
-    }
-
-    fn evict_source(&mut self, item: &SourceItem) -> Result<u64> {
-        let trash = sources::while_unused(self.store, &item.kind, || self.trash(&item.path))?.flatten();
-        let freed = self.delete(Kind::Sources, trash.as_slice())?;
-        if trash.is_some() {
-            self.report.evicted.push((format!("source.{}", item.kind), item.name()));
-        }
-        Ok(freed)
-    }
-
-    fn evict_batch(&mut self, batch: Vec<Candidate>) -> Result<u64> {
-        let mut freed = 0;
-        let mut records = Vec::new();
-        let mut images = Vec::new();
-        for candidate in batch {
-            match candidate {
-                Candidate::Record(entry) => records.push(entry),
-                Candidate::Image(image) => images.push(image),
-                Candidate::Source(item) => freed += self.evict_source(&item)?,
-                Candidate::Mount(mount) => {
-                    if let Some(removed) = self.store.cache_mounts().remove_instance(&mount)? {
-                        self.report.add(Kind::CacheMounts, 1, removed.bytes);
-                        self.report.evicted.push(("exec.cachemount".into(), mount.id));
-                        freed += removed.bytes;
-                    }
-                }
-            }
-        }
-        if records.is_empty() && images.is_empty() {
-            return Ok(freed);
-        }
-        self.evict_images(images)?;
-        let evicted = self.batch(|this, pins| {
-            this.store.inner().db.write(|tx| {
-                let mut evicted = Vec::new();
-                // Records of different builds share the layers of a base, so one such layer in use says nothing of the others;
-                // with all of them in use, nothing is freed. A record that was used since it was chosen stays, too.
-                let is_used =
-                    |e: &CacheEntry| !e.layers.is_empty() && e.layers.iter().all(|id| pins.contains(&Pin::Layer(*id)));
-                for entry in records.into_iter().filter(|e| !is_used(e)) {
-                    let sql = "SELECT 1 FROM records WHERE id=?1 AND used=?2";
-                    if tx.prepare_cached(sql)?.exists(params![entry.id, entry.used_ms])? {
-                        cache::remove_record(tx, entry.id)?;
-                        evicted.push((entry.kind, entry.description));
-                    }
-                }
-                Ok(evicted)
-            })
-        })?;
-        self.report.add(Kind::Records, evicted.len() as u64, 0);
-        self.report.evicted.extend(evicted);
-        Ok(freed + self.layers()? + self.blobs()?)
     }
 }
 
