@@ -220,22 +220,22 @@ fn set(slot: &mut Option<String>, what: &'static str, value: String) -> Result<(
     }
 }
 
-fn percent_decode(text: &str) -> String {
-    let bytes = text.as_bytes();
-    let mut out = Vec::with_capacity(bytes.len());
-    let mut at = 0;
-    while at < bytes.len() {
-        let hex = bytes.get(at + 1..at + 3).and_then(|h| std::str::from_utf8(h).ok());
-        match hex.filter(|_| bytes[at] == b'%').and_then(|h| u8::from_str_radix(h, 16).ok()) {
-            Some(byte) => {
-                out.push(byte);
-                at += 3;
+/// `%41` as `A`; what is not two hexadecimal digits stays as it is.
+pub fn percent_decode(text: &str) -> String {
+    let digit = |b: Option<&u8>| b.and_then(|b| char::from(*b).to_digit(16));
+    let mut out = Vec::with_capacity(text.len());
+    let mut rest = text.as_bytes();
+    while let Some((&first, after)) = rest.split_first() {
+        rest = match (first, digit(after.first()), digit(after.get(1))) {
+            (b'%', Some(high), Some(low)) => {
+                out.push((high * 16 + low) as u8);
+                &after[2..]
             }
-            None => {
-                out.push(bytes[at]);
-                at += 1;
+            _ => {
+                out.push(first);
+                after
             }
-        }
+        };
     }
     String::from_utf8_lossy(&out).into_owned()
 }
@@ -327,6 +327,12 @@ mod tests {
         for bad in ["#main:../..", "#main:a/../../b", "?subdir=a/../../b", "?subdir=%2e%2e/x"] {
             assert!(GitUrl::parse(&format!("https://h/a.git{bad}")).is_err(), "{bad}");
         }
+    }
+
+    #[test]
+    fn only_digits_are_decoded() {
+        assert_eq!(percent_decode("a%2Fb%e2%98%BA%"), "a/b☺%");
+        assert_eq!(percent_decode("%+5%5%zz%4"), "%+5%5%zz%4");
     }
 
     #[test]

@@ -28,7 +28,9 @@ pub use file::{
     ActionInput, CopyAction, FileAction, FileActionKind, FileOp, MkdirAction, MkfileAction, Mode, Owner, RmAction,
     SymlinkAction, UserRef,
 };
-pub use git_url::{GitUrl, GitUrlError, is_git_context, is_git_url, is_http_url, is_reference, redact_url};
+pub use git_url::{
+    GitUrl, GitUrlError, is_git_context, is_git_url, is_http_url, is_reference, percent_decode, redact_url,
+};
 pub use graph::{Edge, Graph, GraphError, Location, ProgressGroup, Vertex, VertexId, VertexMeta};
 pub use op::{
     BuildOp, DiffOp, GitSource, HttpSource, ImageSource, LocalSource, MergeOp, OciLayoutSource, Op, ResolveMode,
