@@ -12,7 +12,7 @@ mod elf;
 mod problem;
 mod search;
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::path::{Path, PathBuf};
 
 use kiln_rootfs::{FileKind, Root};
@@ -21,7 +21,7 @@ pub use elf::Facts;
 pub use problem::{Finding, Problem};
 pub use search::Libc;
 
-use search::Defaults;
+use search::{Defaults, run_paths};
 
 /// What an image starts, and how.
 #[derive(Debug, Clone, Default)]
@@ -92,14 +92,13 @@ impl<'a> Checker<'a> {
             self.report(shown, Problem::MissingLoader { loader: loader.clone(), libc, image_has: has });
             return;
         }
-        let inherited = self.defaults.of(program, real, &[], Libc::Other);
-        let own_rpath = if program.runpath.is_empty() { program.rpath.len() } else { 0 };
-        let inherited = inherited[..own_rpath].to_vec();
         let mut loaded: HashMap<String, Option<PathBuf>> = HashMap::new();
-        let mut queue = vec![(real.to_owned(), program.clone())];
+        let mut queue = VecDeque::from([(real.to_owned(), program.clone(), Vec::new())]);
         let mut seen = HashSet::from([real.to_owned()]);
-        while let Some((path, facts)) = queue.pop() {
-            let directories = self.defaults.of(&facts, &path, &inherited, libc);
+        while let Some((path, facts, inherited)) = queue.pop_front() {
+            let directories = self.defaults.directories(&facts, &path, &inherited, libc);
+            let mut given = run_paths(&facts, &path, libc);
+            given.extend(inherited);
             for name in &facts.needed {
                 if loaded.contains_key(name) {
                     continue;
@@ -108,7 +107,9 @@ impl<'a> Checker<'a> {
                 // musl's loader is its C library, whatever name a program knows it by.
                 let builtin = libc == Libc::Musl && name.starts_with("libc.");
                 match &found {
-                    Some((at, theirs)) if seen.insert(at.clone()) => queue.push((at.clone(), theirs.clone())),
+                    Some((at, theirs)) if seen.insert(at.clone()) => {
+                        queue.push_back((at.clone(), theirs.clone(), given.clone()));
+                    }
                     None if !builtin => {
                         let needed_by = (path != real).then(|| path.to_string_lossy().into_owned());
                         self.report(shown, Problem::MissingLibrary { name: name.clone(), needed_by });

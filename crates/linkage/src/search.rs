@@ -63,25 +63,39 @@ impl Defaults {
         Self { glibc, musl, environment }
     }
 
-    /// The directories where the libraries of a file at `path` are searched, in order. `inherited` are the run paths of
-    /// the program that wants the file.
-    pub fn of(&self, facts: &Facts, path: &Path, inherited: &[PathBuf], libc: Libc) -> Vec<PathBuf> {
-        let origin = path.parent().unwrap_or(Path::new("/"));
-        let mut all = Vec::new();
-        if facts.runpath.is_empty() {
-            all.extend(facts.rpath.iter().map(|p| expand(p, origin)));
+    /// The directories where the libraries of a file are searched, in order. `inherited` are the [`run_paths`] of the files that
+    /// lead to it, the nearest first.
+    pub fn directories(&self, facts: &Facts, path: &Path, inherited: &[PathBuf], libc: Libc) -> Vec<PathBuf> {
+        let own = run_paths(facts, path, libc);
+        let environment = self.environment.iter().cloned();
+        if libc == Libc::Musl {
+            return environment.chain(own).chain(inherited.iter().cloned()).chain(self.musl.iter().cloned()).collect();
         }
-        all.extend(inherited.iter().cloned());
-        all.extend(self.environment.iter().cloned());
-        all.extend(facts.runpath.iter().map(|p| expand(p, origin)));
-        all.extend(if libc == Libc::Musl { &self.musl } else { &self.glibc }.iter().cloned());
+        let mut all = Vec::new();
+        // With DT_RUNPATH there is neither an own DT_RPATH nor anybody else's.
+        if facts.runpath.is_empty() {
+            all.extend(own.into_iter().chain(inherited.iter().cloned()));
+        }
+        all.extend(environment);
+        all.extend(facts.runpath.iter().map(|p| expand(p, path)));
+        all.extend(self.glibc.iter().cloned());
         all
     }
 }
 
-/// Replaces `$ORIGIN` and `$LIB`.
-fn expand(path: &str, origin: &Path) -> PathBuf {
-    let origin = origin.to_string_lossy();
+/// The directories that a file gives to the libraries that it loads, too: with musl all that it names, with glibc `DT_RPATH` alone.
+pub fn run_paths(facts: &Facts, path: &Path, libc: Libc) -> Vec<PathBuf> {
+    let named = match (facts.runpath.is_empty(), libc) {
+        (true, _) => &facts.rpath[..],
+        (false, Libc::Musl) => &facts.runpath,
+        (false, _) => &[],
+    };
+    named.iter().map(|p| expand(p, path)).collect()
+}
+
+/// Replaces `$ORIGIN`, the directory of the file that says it, and `$LIB`.
+fn expand(path: &str, file: &Path) -> PathBuf {
+    let origin = file.parent().unwrap_or(Path::new("/")).to_string_lossy();
     let path = path.replace("${ORIGIN}", &origin).replace("$ORIGIN", &origin);
     PathBuf::from(path.replace("${LIB}", "lib").replace("$LIB", "lib"))
 }

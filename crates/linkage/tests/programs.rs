@@ -150,6 +150,11 @@ fn run_paths_and_libraries_of_libraries_are_followed() {
     let by = "/app/lib/libouter.so".to_owned();
     let missing = Problem::MissingLibrary { name: "libinner.so".into(), needed_by: Some(by) };
     assert_eq!(image.problems(), [missing], "the new kind is not");
+    let musl = "/lib/ld-musl-x86_64.so.1";
+    let loader = format!("-Wl,--dynamic-linker={musl}");
+    let flags = ["-Wl,--enable-new-dtags,-rpath,$ORIGIN/../lib", &loader];
+    image.file(musl, "", 0o755).compile("/app/bin/program", main, &[&all[..], &flags].concat());
+    assert_eq!(image.problems(), [], "musl knows one kind only");
 }
 
 #[test]
