@@ -390,7 +390,7 @@ fn what_an_image_cannot_hold_is_named() {
 fn long_instructions_and_large_values_end_in_a_short_error() {
     let s = Sandbox::bare("");
     s.file("Dockerfile", format!("FROM scratch\nENV A=x\n{}", "ENV A=$A$A\n".repeat(60)));
-    s.build(&[]).fails(1).says(&["Dockerfile:", "longer than 1024 KiB"]);
+    s.build(&[]).fails(1).says(&["Dockerfile:", "longer by more than 1024 KiB"]);
     let huge = "x".repeat(2 << 20);
     s.file("Dockerfile", format!("FROM scratch\nCOPY nothing{huge} /c\n"));
     let run = s.build(&[]).fails(1);

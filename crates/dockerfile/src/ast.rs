@@ -108,11 +108,6 @@ pub struct Stage {
 }
 
 impl Stage {
-    /// From the `FROM` to the end of the last instruction.
-    pub fn full_span(&self) -> Span {
-        self.instructions.iter().fold(self.span, |span, i| span.to(i.span))
-    }
-
     /// The stage's name, or `stage-<index>` as in Docker's progress output.
     pub fn display_name(&self) -> String {
         self.name.as_ref().map_or_else(|| format!("stage-{}", self.index), |n| n.value.clone())

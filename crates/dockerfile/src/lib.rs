@@ -11,7 +11,6 @@
 pub mod ast;
 mod diagnostic;
 mod expand;
-mod glob;
 mod ignore;
 mod lint;
 mod mount;
@@ -24,11 +23,13 @@ mod values;
 pub use ast::*;
 pub use diagnostic::{Diagnostic, Label, Severity};
 pub use expand::{ExpandError, ExpandErrorKind, ExpandMode, Expanded, expand_heredoc, expand_word, expand_words};
-pub use ignore::{BadPattern, IgnoreError, IgnoreFile, IgnoreMatcher, IgnorePattern, PatternSet, Verdict, path_match};
-pub use lint::{BaseImage, BaseImageLookup, CheckOptions, CheckOptionsError, LintContext, LintReport, lint};
+pub use ignore::{BadPattern, IgnoreFile, IgnoreMatcher, IgnorePattern, PatternSet, Verdict, path_match};
+pub use lint::{
+    BaseImage, BaseImageLookup, CheckOptions, CheckOptionsError, LintContext, LintReport, is_in_environment, lint,
+};
 pub use mount::{Mount, MountError, MountField, MountSpec, Sharing};
 pub use nearest::nearest;
 pub use parse::{ParseResult, is_docker_syntax, parse, parse_onbuild};
 pub use rules::Rule;
 pub use source::{LineCol, Source, Span, Spanned};
-pub use values::{PortSpec, ValueError, format_duration, parse_bool, parse_bytes, parse_duration, parse_port_spec};
+pub use values::{PortSpec, ValueError, format_duration, parse_bool, parse_duration, parse_port_spec};

@@ -111,8 +111,12 @@ impl Source {
         let offset = offset.min(self.inner.bytes.len());
         let line = self.line_of(offset);
         let start = self.inner.line_starts.get(line - 1).copied().unwrap_or(0);
-        let text = String::from_utf8_lossy(&self.inner.bytes[start..offset]);
-        LineCol { line, column: text.chars().filter(|c| *c != '\u{feff}').count() + 1 }
+        let before = &self.inner.bytes[start..offset];
+        // A byte order mark takes no column.
+        let before = if line == 1 { before.strip_prefix(b"\xef\xbb\xbf").unwrap_or(before) } else { before };
+        // Every byte but those that continue a character; lines may be megabytes long.
+        let characters = before.iter().filter(|b| **b & 0xC0 != 0x80).count();
+        LineCol { line, column: characters + 1 }
     }
 
     /// The line (from 1) that holds a byte offset.

@@ -40,24 +40,20 @@ pub fn parse_bool(text: &str) -> Option<bool> {
 }
 
 /// Bytes with binary units, as Docker reads them: `64m`, `1.5 GB`, `512KiB`, `10b`, `100`.
-pub fn parse_bytes(text: &str) -> Result<u64, ValueError> {
+pub(crate) fn parse_bytes(text: &str) -> Result<u64, ValueError> {
     let error = || ValueError::Size(text.to_owned());
     let digits = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
     let (number, unit) = text.split_at(digits);
     let unit = unit.strip_prefix(' ').unwrap_or(unit).to_ascii_lowercase();
-    let shift = match unit.trim_end_matches('b').trim_end_matches('i') {
-        "" if unit.contains('i') || unit.len() > 1 => return Err(error()),
-        "" => 0,
-        "k" => 10,
-        "m" => 20,
-        "g" => 30,
-        "t" => 40,
-        "p" => 50,
+    let shift = match unit.as_str() {
+        "" | "b" => 0,
+        "k" | "kb" | "kib" => 10,
+        "m" | "mb" | "mib" => 20,
+        "g" | "gb" | "gib" => 30,
+        "t" | "tb" | "tib" => 40,
+        "p" | "pb" | "pib" => 50,
         _ => return Err(error()),
     };
-    if !matches!(unit.get(1..).unwrap_or(""), "" | "b" | "ib") {
-        return Err(error());
-    }
     if let Ok(whole) = number.parse::<u64>() {
         return whole.checked_mul(1 << shift).filter(|n| *n <= i64::MAX as u64).ok_or_else(error);
     }

@@ -6,7 +6,7 @@ use kiln_dockerfile::{IgnoreFile, IgnoreMatcher, PatternSet};
 use proptest::prelude::*;
 
 fn ignored(patterns: &[&str], path: &str) -> bool {
-    IgnoreMatcher::from_patterns(patterns).unwrap().matches(path, false).ignored
+    IgnoreMatcher::from_patterns(patterns).unwrap().matches(path).ignored
 }
 
 #[test]
@@ -111,7 +111,7 @@ fn the_last_match_wins() {
 #[test]
 fn file_format() {
     let text = b"\xef\xbb\xbf# comment\r\n\r\n *.log \r\n  # not a comment\n! /keep.log\n!\n[z-a]\n[\n/\n\\#x\n";
-    let file = IgnoreFile::parse(text);
+    let file = IgnoreFile::parse(text, ".dockerignore");
     let patterns: Vec<_> = file.patterns.iter().map(|p| (p.line, p.display())).collect();
     let expected = [(3, "*.log"), (4, "# not a comment"), (5, "!keep.log"), (9, "/"), (10, "\\#x")];
     assert_eq!(patterns, expected.map(|(l, p)| (l, p.to_string())));
@@ -124,19 +124,18 @@ fn file_format() {
             ".dockerignore:8:1: error: syntax error in pattern \"[\"",
         ]
     );
-    assert_eq!(IgnoreMatcher::new(&file).unwrap_err().to_string(), "line 6: illegal exclusion pattern: \"!\"");
-    let matcher = IgnoreMatcher::new(&IgnoreFile::parse(&text[..54])).unwrap();
-    let verdict = matcher.matches("a.log", false);
+    assert_eq!(IgnoreMatcher::new(&file).unwrap_err(), file.diagnostics);
+    let matcher = IgnoreMatcher::new(&IgnoreFile::parse(&text[..54], ".dockerignore")).unwrap();
+    let verdict = matcher.matches("a.log");
     assert_eq!((verdict.ignored, verdict.rule.unwrap().line), (true, 3));
-    let verdict = matcher.matches("keep.log", false);
+    assert_eq!(matcher.describe(verdict.rule.unwrap()), "line 3 of .dockerignore: *.log");
+    let verdict = matcher.matches("keep.log");
     assert_eq!((verdict.ignored, verdict.rule.unwrap().line), (false, 5));
-    assert_eq!(matcher.matches("main.c", false).rule, None);
+    assert_eq!(matcher.matches("main.c").rule, None);
     assert!(ignored(&["\\#x"], "#x"));
     let set = PatternSet::new(&["a/*", "!a/b"]).unwrap();
-    assert!(
-        set.matches("a/c", false) && !set.matches("a/b", true) && set.can_skip_dir("a/c") && !set.can_skip_dir("a")
-    );
-    assert!(matcher.matches(b"\xff.log", false).ignored);
+    assert!(set.matches("a/c") && !set.matches("a/b") && set.can_skip_dir("a/c") && !set.can_skip_dir("a"));
+    assert!(matcher.matches(b"\xff.log").ignored);
     assert!(IgnoreMatcher::from_patterns(&["!"]).is_err() && IgnoreMatcher::from_patterns(&["[Local-Only]/"]).is_err());
 }
 
@@ -224,7 +223,7 @@ proptest! {
     #[test]
     fn agrees_with_the_model(patterns in proptest::collection::vec(a_pattern(), 1..5), path in a_path()) {
         let matcher = IgnoreMatcher::from_patterns(&patterns).unwrap();
-        prop_assert_eq!(matcher.matches(&path, false).ignored, model::ignored(&patterns, &path), "{:?} {}", patterns, path);
+        prop_assert_eq!(matcher.matches(&path).ignored, model::ignored(&patterns, &path), "{:?} {}", patterns, path);
     }
 
     #[test]
@@ -234,14 +233,14 @@ proptest! {
         let matcher = IgnoreMatcher::from_patterns(&patterns).unwrap();
         if matcher.can_skip_dir(&dir) {
             let path = format!("{dir}/{rest}");
-            prop_assert!(matcher.matches(&path, false).ignored, "{:?} {}", patterns, path);
+            prop_assert!(matcher.matches(&path).ignored, "{:?} {}", patterns, path);
         }
     }
 
     #[test]
     fn never_panics(file in proptest::collection::vec(any::<u8>(), 0..200), path in proptest::collection::vec(any::<u8>(), 0..40)) {
-        if let Ok(matcher) = IgnoreMatcher::new(&IgnoreFile::parse(&file)) {
-            let _ = matcher.matches(&path, false);
+        if let Ok(matcher) = IgnoreMatcher::new(&IgnoreFile::parse(&file, "x")) {
+            let _ = matcher.matches(&path);
             let _ = matcher.can_skip_dir(&path);
         }
         let _ = kiln_dockerfile::path_match(&file, &path);
@@ -254,8 +253,8 @@ fn hostile_patterns_are_not_slow() {
     let pattern = format!("{}b", "*a".repeat(200));
     let deep = format!("{}b", "**/a".repeat(200));
     let matcher = IgnoreMatcher::from_patterns(&[pattern, deep]).unwrap();
-    assert!(!matcher.matches("a".repeat(2000), false).ignored);
-    assert!(!matcher.matches("a/".repeat(300), false).ignored);
+    assert!(!matcher.matches("a".repeat(2000)).ignored);
+    assert!(!matcher.matches("a/".repeat(300)).ignored);
 }
 
 #[test]
@@ -280,7 +279,7 @@ fn speed() {
         (0..50_000).map(|i| format!("src/module{}/package{}/file_number_{i}.rs", i % 50, i % 7)).collect();
     let best = (0..20).map(|_| {
         let start = std::time::Instant::now();
-        assert!(!paths.iter().any(|p| matcher.matches(p.as_bytes(), false).ignored));
+        assert!(!paths.iter().any(|p| matcher.matches(p.as_bytes()).ignored));
         start.elapsed()
     });
     println!("50,000 paths, 12 patterns: {:?}", best.min());

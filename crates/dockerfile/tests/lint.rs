@@ -2,7 +2,7 @@
 
 #![allow(clippy::unwrap_used)]
 
-use kiln_dockerfile::{BaseImage, CheckOptions, IgnoreMatcher, LintContext, LintReport, Rule, lint, parse};
+use kiln_dockerfile::{BaseImage, CheckOptions, IgnoreFile, IgnoreMatcher, LintContext, LintReport, Rule, lint, parse};
 
 fn report(text: &str, context: &LintContext<'_>) -> (LintReport, Vec<String>) {
     let result = parse(text.as_bytes(), "f");
@@ -197,7 +197,7 @@ fn undefined_variables() {
 
 #[test]
 fn ignored_sources() {
-    let ignore = IgnoreMatcher::from_patterns(&["*.log", "tmp"]).unwrap();
+    let ignore = IgnoreMatcher::new(&IgnoreFile::parse(b"*.log\ntmp\n", ".dockerignore")).unwrap();
     let options = CheckOptions::parse("experimental=CopyIgnoredFile").unwrap();
     let context = LintContext {
         all_stages: true,
@@ -215,7 +215,7 @@ fn ignored_sources() {
             "3:5: warning: CopyIgnoredFile: Attempting to Add file \"tmp/f\" that is excluded by .dockerignore",
         ]
     );
-    assert_eq!(found.diagnostics[1].help.as_deref(), Some("excluded by line 2: tmp"));
+    assert_eq!(found.diagnostics[1].help.as_deref(), Some("excluded by line 2 of .dockerignore: tmp"));
     let everything = IgnoreMatcher::from_patterns(&["*"]).unwrap();
     let context = LintContext { ignore: Some(&everything), options: Some(options.clone()), ..LintContext::default() };
     assert_eq!(report("FROM scratch\nCOPY . /\n", &context).1.len(), 1);

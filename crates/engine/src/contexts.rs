@@ -111,7 +111,7 @@ impl LocalContext {
     fn filter(&self, path: &Path, is_dir: bool) -> Ignore {
         let Some(matcher) = &self.ignore else { return Ignore::Keep };
         let path = path.as_os_str().as_encoded_bytes();
-        if !matcher.matches(path, is_dir).ignored {
+        if !matcher.matches(path).ignored {
             return Ignore::Keep;
         }
         if is_dir && !matcher.can_skip_dir(path) { Ignore::SkipButDescend } else { Ignore::Skip }
@@ -180,8 +180,8 @@ fn not_found(context: &LocalContext, path: &Path) -> Error {
     let shown = relative.display();
     let exists = context.directory.join(relative).symlink_metadata().is_ok();
     if let (true, Some(matcher)) = (exists, &context.ignore) {
-        let verdict = matcher.matches(relative.as_os_str().as_encoded_bytes(), false);
-        let rule = verdict.rule.map(|r| format!(" by line {} of the ignore file: {}", r.line, r.display()));
+        let verdict = matcher.matches(relative.as_os_str().as_encoded_bytes());
+        let rule = verdict.rule.map(|r| format!(" by {}", matcher.describe(r)));
         return Error::request(format!("{shown} is in the context but excluded{}", rule.unwrap_or_default()));
     }
     if let Ok(target) = std::fs::read_link(context.directory.join(relative)) {
@@ -228,12 +228,12 @@ impl Patterns {
     pub fn filter(&self, path: &Path, is_dir: bool) -> Ignore {
         let bytes = path.as_os_str().as_encoded_bytes();
         if let Some(exclude) = &self.exclude
-            && exclude.matches(bytes, is_dir)
+            && exclude.matches(bytes)
         {
             return if is_dir && !exclude.can_skip_dir(bytes) { Ignore::SkipButDescend } else { Ignore::Skip };
         }
         match &self.include {
-            Some(include) if !include.matches(bytes, is_dir) => {
+            Some(include) if !include.matches(bytes) => {
                 if is_dir {
                     Ignore::SkipButDescend
                 } else {

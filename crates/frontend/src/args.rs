@@ -9,10 +9,11 @@ use kiln_oci::Platform;
 use crate::env::Env;
 use crate::request::{LowerError, LowerRequest};
 
-/// Args that steer the builder and never become variables of a step.
-pub const NOT_IN_ENV: [&str; 2] = ["BUILDKIT_SBOM_SCAN_CONTEXT", "BUILDKIT_SBOM_SCAN_STAGE"];
-
-const PROXIES: [&str; 5] = ["HTTP_PROXY", "HTTPS_PROXY", "FTP_PROXY", "NO_PROXY", "ALL_PROXY"];
+/// Whether an arg is a proxy setting: known without an `ARG`, in any case.
+pub fn is_proxy_arg(name: &str) -> bool {
+    const PROXIES: [&str; 5] = ["HTTP_PROXY", "HTTPS_PROXY", "FTP_PROXY", "NO_PROXY", "ALL_PROXY"];
+    PROXIES.iter().any(|p| p.eq_ignore_ascii_case(name))
+}
 
 /// A global `ARG`.
 #[derive(Debug, Clone)]
@@ -105,7 +106,7 @@ pub fn platform_args(request: &LowerRequest, target: &Platform) -> BTreeMap<Stri
 pub fn proxy(request: &LowerRequest) -> ProxyEnv {
     let mut proxy = BTreeMap::new();
     for (name, value) in request.proxy.iter().chain(&request.build_args) {
-        if PROXIES.iter().any(|p| p.eq_ignore_ascii_case(name)) {
+        if is_proxy_arg(name) {
             proxy.insert(name.to_ascii_uppercase(), value.clone());
             proxy.insert(name.to_ascii_lowercase(), value.clone());
         }
@@ -113,7 +114,7 @@ pub fn proxy(request: &LowerRequest) -> ProxyEnv {
     ProxyEnv(proxy)
 }
 
-/// A build arg that switches something on.
-pub fn is_on(request: &LowerRequest, name: &str) -> bool {
-    request.build_args.get(name).is_some_and(|v| kiln_dockerfile::parse_bool(v).unwrap_or(!v.is_empty()))
+/// Whether a build arg switches something on.
+pub fn is_on(build_args: &BTreeMap<String, String>, name: &str) -> bool {
+    build_args.get(name).is_some_and(|v| kiln_dockerfile::parse_bool(v).unwrap_or(!v.is_empty()))
 }

@@ -1,12 +1,11 @@
 //! The instructions that only change the config, and `WORKDIR`, which also makes its directory.
 
 use kiln_dockerfile::{
-    Arg, Command, ExpandMode, Healthcheck, KeyValue, Spanned, expand_words, nearest, parse_port_spec,
+    Arg, Command, ExpandMode, Healthcheck, KeyValue, Spanned, expand_words, is_in_environment, nearest, parse_port_spec,
 };
 use kiln_graph::{ActionInput, FileAction, FileActionKind, FileOp, MkdirAction, Op};
 use kiln_oci::{Empty, Health};
 
-use crate::args::NOT_IN_ENV;
 use crate::copy::owner;
 use crate::gofmt::{plain_list, quote_health, quote_list};
 use crate::plan::Step;
@@ -35,10 +34,10 @@ impl StageLowering<'_, '_, '_> {
                 Some(value) => format!("{name}={value}"),
                 None => name.clone(),
             });
-            if let Some(value) = value.as_deref().filter(|_| !NOT_IN_ENV.contains(&name.as_str())) {
+            if let Some(value) = value.as_deref().filter(|_| is_in_environment(name)) {
                 self.state.env.set(name, value);
             }
-            self.state.args.push((name.clone(), value));
+            self.state.args.set(name, value.as_deref().unwrap_or_default());
         }
         self.state.commit(format!("ARG {}", shown.join(" ")), false);
         Ok(())
@@ -227,11 +226,11 @@ impl StageLowering<'_, '_, '_> {
     }
 }
 
-/// Linux's signals without `SIG`.
-const SIGNALS: [&str; 38] = [
+/// Linux's signals without `SIG`, as Docker knows them.
+const SIGNALS: [&str; 36] = [
     "ABRT", "ALRM", "BUS", "CHLD", "CLD", "CONT", "FPE", "HUP", "ILL", "INT", "IO", "IOT", "KILL", "PIPE", "POLL",
     "PROF", "PWR", "QUIT", "SEGV", "STKFLT", "STOP", "SYS", "TERM", "TRAP", "TSTP", "TTIN", "TTOU", "URG", "USR1",
-    "USR2", "VTALRM", "WINCH", "XCPU", "XFSZ", "RTMIN", "RTMAX", "UNUSED", "EMT",
+    "USR2", "VTALRM", "WINCH", "XCPU", "XFSZ", "RTMIN", "RTMAX",
 ];
 
 fn is_signal(text: &str) -> bool {
@@ -243,7 +242,7 @@ fn is_signal(text: &str) -> bool {
     let real_time = |prefix: &str, most: u8| {
         name.strip_prefix(prefix).and_then(|n| n.parse::<u8>().ok()).is_some_and(|n| (1..=most).contains(&n))
     };
-    SIGNALS[..36].contains(&name) || real_time("RTMIN+", 15) || real_time("RTMAX-", 14)
+    SIGNALS.contains(&name) || real_time("RTMIN+", 15) || real_time("RTMAX-", 14)
 }
 
 #[cfg(test)]

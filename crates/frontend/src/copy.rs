@@ -377,11 +377,9 @@ pub(crate) fn owner(text: &str, root: ActionInput) -> Owner {
 /// `--chmod`: octal digits, or `chmod`'s words.
 fn mode(text: &str) -> Result<Mode, String> {
     let octal = || format!("invalid chmod parameter: '{text}'. it should be octal string and between 0 and 07777");
-    if let Ok(bits) = u32::from_str_radix(text, 8) {
-        return if bits <= 0o7777 { Ok(Mode::Octal(bits)) } else { Err(octal()) };
-    }
     if text.starts_with(|c: char| c.is_ascii_digit()) {
-        return Err(octal());
+        let bits = u32::from_str_radix(text, 8).ok().filter(|bits| *bits <= 0o7777);
+        return bits.map(Mode::Octal).ok_or_else(octal);
     }
     let clause = |clause: &str| {
         let operations = clause.trim_start_matches(['u', 'g', 'o', 'a']);
@@ -429,7 +427,7 @@ mod tests {
         for symbolic in ["u+x", "+x", "a=rX", "u=rwx,g=u,o-w+x", "go="] {
             assert_eq!(mode(symbolic), Ok(Mode::Symbolic(symbolic.into())), "{symbolic}");
         }
-        for bad in ["10000", "789", "x", "u", "u+y", "u+x,", "ux+r", "u+ur"] {
+        for bad in ["10000", "789", "x", "u", "u+y", "u+x,", "ux+r", "u+ur", "+755"] {
             assert!(mode(bad).is_err(), "{bad}");
         }
     }

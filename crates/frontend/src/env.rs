@@ -1,11 +1,18 @@
 //! An ordered set of variables.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 
-/// `NAME=value` pairs: a new value replaces the old one at its place.
+/// `NAME=value` pairs: a new value replaces the old one at its place. Copies share the pairs until one of them changes: each of
+/// a thousand stages starts with the variables of its base.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Env {
-    pairs: Vec<(String, String)>,
+    shared: Arc<Pairs>,
+}
+
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+struct Pairs {
+    list: Vec<(String, String)>,
     index: HashMap<String, usize>,
 }
 
@@ -22,23 +29,32 @@ impl Env {
 
     /// The value of a variable.
     pub fn get(&self, name: &str) -> Option<&str> {
-        self.index.get(name).map(|&i| self.pairs[i].1.as_str())
+        self.shared.index.get(name).map(|&i| self.shared.list[i].1.as_str())
     }
 
     /// Sets a variable.
     pub fn set(&mut self, name: &str, value: &str) {
-        match self.index.get(name) {
-            Some(&i) => self.pairs[i].1 = value.to_owned(),
+        if self.get(name) == Some(value) {
+            return;
+        }
+        let pairs = Arc::make_mut(&mut self.shared);
+        match pairs.index.get(name) {
+            Some(&i) => pairs.list[i].1 = value.to_owned(),
             None => {
-                self.index.insert(name.to_owned(), self.pairs.len());
-                self.pairs.push((name.to_owned(), value.to_owned()));
+                pairs.index.insert(name.to_owned(), pairs.list.len());
+                pairs.list.push((name.to_owned(), value.to_owned()));
             }
         }
     }
 
+    /// How many there are.
+    pub fn len(&self) -> usize {
+        self.shared.list.len()
+    }
+
     /// All pairs in order.
     pub fn iter(&self) -> impl Iterator<Item = (&str, &str)> {
-        self.pairs.iter().map(|(k, v)| (k.as_str(), v.as_str()))
+        self.shared.list.iter().map(|(k, v)| (k.as_str(), v.as_str()))
     }
 
     /// `NAME=value` for each, in order.
@@ -57,6 +73,11 @@ mod tests {
         env.set("B", "");
         env.set("D", "5");
         assert_eq!(env.entries(), ["A=4", "B=", "C=", "D=5"]);
-        assert_eq!((env.get("A"), env.get("E")), (Some("4"), None));
+        assert_eq!((env.get("A"), env.get("E"), env.len()), (Some("4"), None, 4));
+        let mut copy = env.clone();
+        copy.set("A", "4");
+        assert!(Arc::ptr_eq(&copy.shared, &env.shared));
+        copy.set("A", "5");
+        assert_eq!((copy.get("A"), env.get("A")), (Some("5"), Some("4")));
     }
 }

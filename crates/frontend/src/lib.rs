@@ -28,7 +28,7 @@ mod resolve;
 mod run;
 mod stage;
 
-pub use args::platform_args;
+pub use args::{is_on, is_proxy_arg, platform_args};
 pub use context::{ContextError, context_source};
 pub use lower::lower;
 pub use outline::{Outline, OutlineArg, OutlineMount, Target, outline, targets};

@@ -107,7 +107,7 @@ impl<'a, 'r> Lowering<'a, 'r> {
             proxy: proxy(request),
             epoch,
             file: request.dockerfile.source.name().into(),
-            show_platforms: request.platforms.len() > 1 || is_on(request, "BUILDKIT_MULTI_PLATFORM"),
+            show_platforms: request.platforms.len() > 1 || is_on(&request.build_args, "BUILDKIT_MULTI_PLATFORM"),
             capture: Capture::new(&globals),
             globals,
             context_edge: None,
@@ -193,7 +193,7 @@ impl<'a, 'r> Lowering<'a, 'r> {
 
     /// The `ONBUILD` triggers that a stage's base has for it.
     fn triggers(&self, index: usize) -> Result<Vec<String>, LowerError> {
-        if is_on(self.request, "BUILDKIT_DISABLE_ONBUILD") {
+        if is_on(&self.request.build_args, "BUILDKIT_DISABLE_ONBUILD") {
             return Ok(Vec::new());
         }
         match self.plan.nodes[index].origin {

@@ -213,19 +213,14 @@ impl StageLowering<'_, '_, '_> {
 
     /// `RUN |2 A=1 B=2 /bin/sh -c make # buildkit`. The proxy settings are not args, so they are not in it.
     fn history_of(&self, args: &[String]) -> String {
-        let mut shown: Vec<(&str, &str)> = Vec::new();
-        for (name, value) in &self.state.args {
-            let value = self.state.env.get(name).or(value.as_deref()).unwrap_or("");
-            match shown.iter_mut().find(|(n, _)| n == name) {
-                Some(seen) => seen.1 = value,
-                None => shown.push((name, value)),
-            }
+        let declared = &self.state.args;
+        let mut words: Vec<String> = Vec::with_capacity(declared.len() + args.len() + 1);
+        if declared.len() > 0 {
+            words.push(format!("|{}", declared.len()));
         }
-        let mut words: Vec<String> = Vec::with_capacity(shown.len() + args.len() + 1);
-        if !shown.is_empty() {
-            words.push(format!("|{}", shown.len()));
-        }
-        words.extend(shown.iter().map(|(name, value)| format!("{name}={value}")));
+        // An ENV of the same name wins.
+        let value = |name, value| self.state.env.get(name).unwrap_or(value);
+        words.extend(declared.iter().map(|(name, own)| format!("{name}={}", value(name, own))));
         words.extend(args.iter().cloned());
         format!("RUN {} # buildkit", words.join(" "))
     }

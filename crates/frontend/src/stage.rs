@@ -30,8 +30,8 @@ pub struct StageState {
     pub env: Env,
     /// What it runs on.
     pub platform: Platform,
-    /// Args that were declared, those of its base first.
-    pub args: Vec<(String, Option<String>)>,
+    /// Args that were declared, those of its base first; empty where they have no value.
+    pub args: Env,
     /// Its own history entries.
     pub history: Vec<History>,
     /// The instruction of each entry.
@@ -58,7 +58,7 @@ impl StageState {
             image_env: env.clone(),
             env,
             platform: platform.clone(),
-            args: Vec::new(),
+            args: Env::default(),
             history: Vec::new(),
             history_spans: Vec::new(),
             parent: None,

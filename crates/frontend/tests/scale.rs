@@ -43,6 +43,21 @@ fn a_thousand_stages_and_ten_thousand_steps() {
     }
 }
 
+/// Stages share what they inherit: a thousand of them over a base with a thousand variables and args hold it once.
+#[test]
+fn many_stages_over_many_variables() {
+    let mut text = String::from("FROM base AS s0\n");
+    for i in 0..1000 {
+        let _ = write!(text, "ENV VARIABLE_{i}=value\nARG ARGUMENT_{i}\n");
+    }
+    for i in 1..1000 {
+        let _ = writeln!(text, "FROM s{} AS s{i}\nRUN step {i}", i - 1);
+    }
+    let (taken, vertices) = time(&text);
+    println!("{taken:?} for {vertices} vertices");
+    assert!(taken < Duration::from_secs(8), "{taken:?}");
+}
+
 #[test]
 fn the_stack_is_not_the_limit() {
     let mut text = String::from("FROM base AS s0\n");

@@ -45,13 +45,8 @@ impl IgnorePattern {
 }
 
 impl IgnoreFile {
-    /// Parses an ignore file; never fails, see [`IgnoreFile::diagnostics`].
-    pub fn parse(bytes: &[u8]) -> IgnoreFile {
-        IgnoreFile::parse_named(bytes, ".dockerignore")
-    }
-
-    /// The same with a name for messages.
-    pub fn parse_named(bytes: &[u8], name: &str) -> IgnoreFile {
+    /// Parses an ignore file; never fails, see [`IgnoreFile::diagnostics`]. `name` is only for messages.
+    pub fn parse(bytes: &[u8], name: &str) -> IgnoreFile {
         let source = Source::new(name, bytes);
         let mut file = IgnoreFile { source, patterns: Vec::new(), diagnostics: Vec::new() };
         let mut start = if bytes.starts_with(b"\xef\xbb\xbf") { 3 } else { 0 };
@@ -97,19 +92,10 @@ fn relative(cleaned: Vec<u8>) -> Vec<u8> {
     }
 }
 
-/// An ignore file with a line that cannot be used; Docker refuses to build with one.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("line {line}: {message}")]
-pub struct IgnoreError {
-    /// The line, from 1.
-    pub line: usize,
-    /// What is wrong with it.
-    pub message: String,
-}
-
 /// Decides which paths are ignored. Cheap to use from several threads.
 #[derive(Debug, Default)]
 pub struct IgnoreMatcher {
+    name: String,
     rules: Vec<Rule>,
     negations: bool,
 }
@@ -130,20 +116,19 @@ pub struct Verdict<'a> {
 }
 
 impl IgnoreMatcher {
-    /// Compiles the patterns of a file; fails with its first bad line.
-    pub fn new(file: &IgnoreFile) -> Result<IgnoreMatcher, IgnoreError> {
-        match file.diagnostics.first() {
-            Some(first) => {
-                Err(IgnoreError { line: file.source.line_of(first.span.start), message: first.message.clone() })
-            }
-            None => Ok(IgnoreMatcher::of(file)),
+    /// Compiles the patterns of a file; fails with what [`IgnoreFile::diagnostics`] has.
+    pub fn new(file: &IgnoreFile) -> Result<IgnoreMatcher, Vec<Diagnostic>> {
+        if !file.diagnostics.is_empty() {
+            return Err(file.diagnostics.clone());
         }
+        Ok(IgnoreMatcher::of(file))
     }
 
     fn of(file: &IgnoreFile) -> IgnoreMatcher {
         let compile = |p: &IgnorePattern| Some(Rule { source: p.clone(), compiled: Pattern::new(&p.pattern).ok()? });
         let rules: Vec<Rule> = file.patterns.iter().filter_map(compile).collect();
-        IgnoreMatcher { negations: rules.iter().any(|r| r.source.negated), rules }
+        let negations = rules.iter().any(|r| r.source.negated);
+        IgnoreMatcher { name: file.source.name().to_owned(), rules, negations }
     }
 
     /// Compiles patterns given one by one (`--exclude`). Lines are counted from 1.
@@ -174,10 +159,14 @@ impl IgnoreMatcher {
         self.rules.iter().map(|r| &r.source)
     }
 
+    /// A pattern with the place where it is written, in words.
+    pub fn describe(&self, pattern: &IgnorePattern) -> String {
+        format!("line {} of {}: {}", pattern.line, self.name, pattern.display())
+    }
+
     /// The verdict on a path: relative to the context, cleaned, with `/` as the separator. Docker's patterns do not distinguish
-    /// directories, so `is_dir` changes nothing; it is asked for so that callers need not know.
-    pub fn matches(&self, path: impl AsRef<[u8]>, is_dir: bool) -> Verdict<'_> {
-        let _ = is_dir;
+    /// directories from files.
+    pub fn matches(&self, path: impl AsRef<[u8]>) -> Verdict<'_> {
         let path = path.as_ref();
         let verdict = |index: usize| Verdict {
             ignored: !self.rules[index].source.negated,
@@ -220,8 +209,8 @@ impl PatternSet {
     }
 
     /// Whether the path, or a directory it is in, matches (and no later `!` pattern takes that back).
-    pub fn matches(&self, path: impl AsRef<[u8]>, is_dir: bool) -> bool {
-        self.matcher.matches(path, is_dir).ignored
+    pub fn matches(&self, path: impl AsRef<[u8]>) -> bool {
+        self.matcher.matches(path).ignored
     }
 
     /// Whether a directory matches together with everything below it.

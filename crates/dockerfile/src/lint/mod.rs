@@ -11,6 +11,7 @@ mod words;
 use std::collections::{BTreeMap, HashSet};
 
 pub use options::{CheckOptions, CheckOptionsError};
+pub use scope::is_in_environment;
 
 use crate::ast::Dockerfile;
 use crate::diagnostic::Diagnostic;

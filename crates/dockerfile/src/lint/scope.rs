@@ -11,8 +11,10 @@ use super::LintContext;
 /// Variables by name.
 pub(super) type Variables = BTreeMap<String, String>;
 
-/// Args that configure the build and are not part of the environment.
-const NOT_IN_ENVIRONMENT: &[&str] = &["BUILDKIT_SBOM_SCAN_CONTEXT", "BUILDKIT_SBOM_SCAN_STAGE"];
+/// Whether an arg becomes a variable of the steps; some only steer the builder.
+pub fn is_in_environment(arg: &str) -> bool {
+    !matches!(arg, "BUILDKIT_SBOM_SCAN_CONTEXT" | "BUILDKIT_SBOM_SCAN_STAGE")
+}
 
 /// Global scope: what `FROM` may use.
 pub(super) struct Globals {
@@ -90,7 +92,7 @@ impl StageState {
         let name = &arg.name.value;
         let inherited = || globals.values.get(name).filter(|_| arg.default.is_none()).cloned();
         let value = given.get(name).cloned().or(default).or_else(inherited);
-        if let Some(value) = value.filter(|_| !NOT_IN_ENVIRONMENT.contains(&name.as_str())) {
+        if let Some(value) = value.filter(|_| is_in_environment(name)) {
             self.set(name.clone(), value);
         }
         if !self.args.contains(name) {
@@ -100,6 +102,6 @@ impl StageState {
 
     /// Whether a name may be used although the environment does not have it.
     pub(super) fn tolerates(&self, name: &str) -> bool {
-        self.args.contains(name) || NOT_IN_ENVIRONMENT.contains(&name)
+        self.args.contains(name) || !is_in_environment(name)
     }
 }

@@ -13,8 +13,12 @@ use crate::values::parse_port_spec;
 
 use super::names::{is_reference, is_secret_name, platform_parts};
 use super::scope::{Globals, StageState, Variables, expand};
-use super::words::{How, Word, expanded_words, variable_span};
+use super::words::{How, Word, expanded_words, variable_places};
 use super::{Findings, LintContext};
+
+/// More comparisons than this take longer than "did you mean" is worth: files that programs write may use ten thousand variables
+/// where ten thousand others are known.
+const MOST_COMPARED: usize = 1 << 20;
 
 pub(super) fn check(dockerfile: &Dockerfile, context: &LintContext<'_>, out: &mut Findings) {
     default_bases(dockerfile, context, out);
@@ -25,7 +29,7 @@ pub(super) fn check(dockerfile: &Dockerfile, context: &LintContext<'_>, out: &mu
     }
     let parents = parents(dockerfile, &bases);
     let wanted = wanted(dockerfile, context, &parents);
-    let mut checker = Checker { dockerfile, context, globals: &globals, out };
+    let mut checker = Checker { dockerfile, context, globals: &globals, out, compared: 0 };
     let mut finished: Vec<StageState> = Vec::with_capacity(dockerfile.stages.len());
     for (stage, parent) in dockerfile.stages.iter().zip(&parents) {
         let mut state = match parent.and_then(|p| finished.get(p)) {
@@ -85,7 +89,8 @@ fn undeclared(
     out: &mut Findings,
 ) {
     for name in expanded.undefined.iter().filter(|n| !globals.declared.contains(*n)) {
-        let span = variable_span(&dockerfile.source, word.span, name);
+        let places = variable_places(&dockerfile.source, word.span);
+        let span = places.get(name.as_str()).copied().unwrap_or(word.span);
         let message = format!("FROM argument '{name}' is not declared");
         out.push(match nearest(name, globals.declared.iter().map(String::as_str)) {
             Some(best) => Diagnostic::lint(Rule::UndefinedArgInFrom, span, format!("{message} (did you mean {best}?)")),
@@ -113,7 +118,7 @@ fn parents(dockerfile: &Dockerfile, bases: &[Option<String>]) -> Vec<Option<usiz
     let mut by_name: HashMap<&str, usize> = HashMap::new();
     let mut parents = Vec::with_capacity(bases.len());
     for (stage, base) in dockerfile.stages.iter().zip(bases) {
-        parents.push(base.as_deref().and_then(|b| by_name.get(b).copied()));
+        parents.push(base.as_ref().and_then(|b| by_name.get(b.to_lowercase().as_str()).copied()));
         if let Some(name) = &stage.name {
             by_name.insert(name, stage.index);
         }
@@ -160,6 +165,8 @@ struct Checker<'a, 'f> {
     context: &'a LintContext<'a>,
     globals: &'a Globals,
     out: &'f mut Findings,
+    /// Names that undefined variables were compared with.
+    compared: usize,
 }
 
 /// The last of each instruction that should be given once.
@@ -259,17 +266,23 @@ impl Checker<'_, '_> {
             How::Heredoc => expand_heredoc(word.text, lookup),
         };
         let Ok(expanded) = expanded else { return };
+        let dockerfile = self.dockerfile;
+        let mut places = None;
         for name in expanded.undefined.iter().filter(|n| !state.tolerates(n)) {
-            let suggestion = nearest(name, state.env.keys().map(String::as_str));
             // The base image may well define it; a name one letter away from a declared one is still suspicious.
-            if state.unknown_base && (suggestion.is_none() || name.len() < 4) {
+            if state.unknown_base && name.len() < 4 {
+                continue;
+            }
+            let suggestion = self.suggestion(name, state);
+            if state.unknown_base && suggestion.is_none() {
                 continue;
             }
             let mut message = format!("Usage of undefined variable '${name}'");
             if let Some(best) = suggestion {
                 message.push_str(&format!(" (did you mean ${best}?)"));
             }
-            let span = variable_span(&self.dockerfile.source, word.span, name);
+            let places = places.get_or_insert_with(|| variable_places(&dockerfile.source, word.span));
+            let span = places.get(name.as_str()).copied().unwrap_or(word.span);
             let mut finding = Diagnostic::lint(Rule::UndefinedVar, span, message);
             if self.globals.declared.contains(name) {
                 finding =
@@ -277,6 +290,12 @@ impl Checker<'_, '_> {
             }
             self.out.push(finding);
         }
+    }
+
+    fn suggestion<'s>(&mut self, name: &str, state: &'s StageState) -> Option<&'s str> {
+        self.compared += state.env.len();
+        let known = state.env.keys().map(String::as_str);
+        if self.compared > MOST_COMPARED { None } else { nearest(name, known) }
     }
 
     /// Forms that are discouraged.
@@ -405,9 +424,9 @@ fn excluded(ignore: &IgnoreMatcher, path: &str) -> Option<String> {
     let rule = match path {
         "." | "/" => ignore.patterns().filter(|p| matches!(p.pattern.as_slice(), b"*" | b"**" | b"**/*")).last()?,
         _ => {
-            let verdict = ignore.matches(path.trim_start_matches('/'), false);
+            let verdict = ignore.matches(path.trim_start_matches('/'));
             verdict.rule.filter(|_| verdict.ignored)?
         }
     };
-    Some(format!("excluded by line {}: {}", rule.line, rule.display()))
+    Some(format!("excluded by {}", ignore.describe(rule)))
 }

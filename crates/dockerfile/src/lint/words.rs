@@ -1,5 +1,7 @@
 //! The words of an instruction that are expanded, each with its place, and where in such a word a variable is used.
 
+use std::collections::HashMap;
+
 use crate::ast::{Copy, InlineFile, Instruction, InstructionKind};
 use crate::source::{Source, Span, Spanned};
 
@@ -59,25 +61,18 @@ pub(super) fn expanded_words(instruction: &Instruction) -> Vec<Word<'_>> {
     }
 }
 
-/// Where `$name` or `${name` stands in a place; the whole place when it cannot be found (the text was written with continuations).
-pub(super) fn variable_span(source: &Source, place: Span, name: &str) -> Span {
-    let text = source.text(place);
-    let bytes = text.as_bytes();
-    if bytes.len() != place.end - place.start {
-        return place;
+/// Where each variable is used first in a place, as `$name` or `${name`. What was written with continuations or escapes inside a
+/// name is not found.
+pub(super) fn variable_places(source: &Source, place: Span) -> HashMap<&str, Span> {
+    let bytes = source.bytes().get(place.start..place.end).unwrap_or_default();
+    let text = std::str::from_utf8(bytes).unwrap_or_default();
+    let mut places = HashMap::new();
+    for (at, _) in text.match_indices('$') {
+        let (start, braced) = if text[at + 1..].starts_with('{') { (at + 2, true) } else { (at + 1, false) };
+        let length = text[start..].find(|c: char| !c.is_alphanumeric() && c != '_').unwrap_or(text.len() - start);
+        let end = start + length;
+        let close = usize::from(braced && text[end..].starts_with('}'));
+        places.entry(&text[start..end]).or_insert(Span::new(place.start + at, place.start + end + close));
     }
-    let mut from = 0;
-    while let Some(at) = text[from..].find('$').map(|i| from + i) {
-        let after = &text[at + 1..];
-        let (braced, after) = after.strip_prefix('{').map_or((false, after), |a| (true, a));
-        if let Some(rest) = after.strip_prefix(name)
-            && !rest.starts_with(|c: char| c.is_alphanumeric() || c == '_')
-        {
-            let close = usize::from(braced && rest.starts_with('}'));
-            let length = 1 + usize::from(braced) + name.len() + close;
-            return Span::new(place.start + at, place.start + at + length);
-        }
-        from = at + 1;
-    }
-    place
+    places
 }

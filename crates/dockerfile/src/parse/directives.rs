@@ -36,7 +36,7 @@ fn scan_comments(source: &Source, found: &mut Scanned, shebang: bool) {
     }
     let mut seen: Vec<String> = Vec::new();
     while let Some(line) = lines.next() {
-        let Some((key, value)) = directive_on(&line, b"#", true) else { break };
+        let Some((key, value)) = directive_on(&line, "#", true) else { break };
         if !matches!(key.as_str(), "syntax" | "escape" | "check") {
             break;
         }
@@ -70,11 +70,11 @@ fn scan_comments(source: &Source, found: &mut Scanned, shebang: bool) {
     }
 }
 
-/// `#key=value` on a line: the key in lower case and the trimmed value.
-fn directive_on(line: &Line<'_>, marker: &[u8], indent: bool) -> Option<(String, Spanned<String>)> {
+/// `key=value` behind the marker on a line: the key in lower case and the trimmed value.
+fn directive_on(line: &Line<'_>, marker: &str, indent: bool) -> Option<(String, Spanned<String>)> {
     let text = std::str::from_utf8(line.bytes).ok()?;
     let body = if indent { text.trim_start() } else { text };
-    let body = body.strip_prefix(std::str::from_utf8(marker).ok()?)?;
+    let body = body.strip_prefix(marker)?;
     let (key, value) = split_directive(body)?;
     let start = line.start + (text.len() - value.len());
     let value = value.trim_end();
@@ -99,7 +99,7 @@ fn slash_syntax(source: &Source, shebang: bool) -> Option<Spanned<String>> {
         lines.next();
     }
     while let Some(line) = lines.next() {
-        let (key, value) = directive_on(&line, b"//", false)?;
+        let (key, value) = directive_on(&line, "//", false)?;
         match key.as_str() {
             "syntax" => {
                 let end = value.value.find(' ').unwrap_or(value.value.len());

@@ -7,7 +7,8 @@ use crate::source::Spanned;
 
 use super::Context;
 use super::flags::{Takes, split_blank};
-use super::instructions::{Line, json_list, spanned_word};
+use super::instructions::{Line, json_form, spanned_word};
+use super::json::Array;
 
 const COPY_FLAGS: &[(&str, Takes)] = &[
     ("from", Takes::Text),
@@ -103,7 +104,7 @@ fn check_from(from: &Spanned<String>, context: &mut Context<'_>) -> Option<()> {
 /// Sources and destination in order. Here-documents are recognised by their place, so that a delimiter with white space works.
 fn operands(line: &Line<'_>, context: &mut Context<'_>) -> Option<Vec<Operand>> {
     let arguments = line.arguments;
-    if let Some(strings) = json_list(line, context)? {
+    if let Array::Strings(strings) = json_form(arguments, context)? {
         return Some(strings.into_iter().map(|s| Operand::Path(Spanned::new(s, arguments.span()))).collect());
     }
     let mut operands = Vec::new();

@@ -96,7 +96,8 @@ fn parse_nested(view: View<'_>, span: Span, context: &mut Context<'_>, depth: us
         "ONBUILD" => parse_onbuild(&line, context, depth),
         "ENV" | "LABEL" => parse_pairs(&line, context),
         "ARG" => parse_arg(&line, context),
-        "EXPOSE" | "VOLUME" => parse_list(&line, context),
+        "EXPOSE" => parse_expose(&line, context),
+        "VOLUME" => parse_volume(&line, context),
         _ => parse_text(&line, context),
     };
     let Some(kind) = kind else { return Parsed::Nothing };
@@ -133,6 +134,11 @@ impl Line<'_> {
 
 pub(crate) fn spanned(view: View<'_>) -> Spanned<String> {
     Spanned::new(view.str().to_owned(), view.span())
+}
+
+/// The words between white space, each with its place.
+fn spanned_words(view: View<'_>) -> Vec<Spanned<String>> {
+    split_blank(view).iter().map(|w| spanned_word(view, w)).collect()
 }
 
 pub(crate) fn spanned_word(view: View<'_>, word: &Word) -> Spanned<String> {
@@ -272,47 +278,43 @@ fn parse_arg(line: &Line<'_>, context: &mut Context<'_>) -> Option<InstructionKi
     Some(InstructionKind::Arg(Arg { args }))
 }
 
-fn parse_list(line: &Line<'_>, context: &mut Context<'_>) -> Option<InstructionKind> {
+fn parse_expose(line: &Line<'_>, context: &mut Context<'_>) -> Option<InstructionKind> {
     line.check_flags(&[], context);
-    let arguments = line.arguments;
-    let mut values = match json_list(line, context)? {
-        Some(strings) if line.name == "VOLUME" => {
-            strings.into_iter().map(|s| Spanned::new(s, arguments.span())).collect::<Vec<_>>()
-        }
-        _ => split_blank(arguments).iter().map(|w| spanned_word(arguments, w)).collect(),
-    };
-    if values.is_empty() {
-        context.sink.error(line.place(), format!("{} requires at least one argument", line.name));
+    let mut ports = spanned_words(line.arguments);
+    if ports.is_empty() {
+        context.sink.error(line.place(), "EXPOSE requires at least one argument");
         return None;
     }
-    if line.name == "EXPOSE" {
-        values.sort_by(|a, b| a.value.cmp(&b.value));
-        return Some(InstructionKind::Expose(values));
-    }
-    for value in &mut values {
-        value.value = value.value.trim().to_owned();
-        if value.value.is_empty() {
-            context.sink.error(value.span, "VOLUME specified can not be an empty string");
-            return None;
-        }
-    }
-    Some(InstructionKind::Volume(values))
+    ports.sort_by(|a, b| a.value.cmp(&b.value));
+    Some(InstructionKind::Expose(ports))
 }
 
-/// The strings of the JSON form; `Some(None)` when it is another form, `None` after an error. `EXPOSE` has no JSON form.
-pub(crate) fn json_list(line: &Line<'_>, context: &mut Context<'_>) -> Option<Option<Vec<String>>> {
-    if line.name == "EXPOSE" {
-        return Some(None);
+fn parse_volume(line: &Line<'_>, context: &mut Context<'_>) -> Option<InstructionKind> {
+    line.check_flags(&[], context);
+    let place = line.arguments.span();
+    let mut paths: Vec<_> = match json_form(line.arguments, context)? {
+        Array::Strings(paths) => paths.into_iter().map(|p| Spanned::new(p, place)).collect(),
+        _ => spanned_words(line.arguments),
+    };
+    paths.iter_mut().for_each(|p| p.value = p.value.trim().to_owned());
+    let error = match paths.iter().find(|p| p.value.is_empty()) {
+        Some(empty) => (empty.span, "VOLUME specified can not be an empty string"),
+        None if paths.is_empty() => (line.place(), "VOLUME requires at least one argument"),
+        None => return Some(InstructionKind::Volume(paths)),
+    };
+    context.sink.error(error.0, error.1);
+    None
+}
+
+/// Tells the JSON form from others; `None` after an error.
+pub(crate) fn json_form(view: View<'_>, context: &mut Context<'_>) -> Option<Array> {
+    let form = json::array(view.str());
+    if form == Array::Mixed {
+        let message = "when using JSON array syntax, arrays must be comprised of strings only";
+        context.sink.error(view.span(), message);
+        return None;
     }
-    match json::array(line.arguments.str()) {
-        Array::Strings(strings) => Some(Some(strings)),
-        Array::Other => Some(None),
-        Array::Mixed => {
-            let message = "when using JSON array syntax, arrays must be comprised of strings only";
-            context.sink.error(line.arguments.span(), message);
-            None
-        }
-    }
+    Some(form)
 }
 
 fn parse_text(line: &Line<'_>, context: &mut Context<'_>) -> Option<InstructionKind> {

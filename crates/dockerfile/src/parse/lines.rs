@@ -99,7 +99,8 @@ impl Line<'_> {
     }
 
     fn trimmed(&self) -> &[u8] {
-        self.bytes.trim_ascii_start()
+        let text = self.bytes.utf8_chunks().next().map_or("", |chunk| chunk.valid());
+        &self.bytes[text.len() - text.trim_start().len()..]
     }
 
     pub(crate) fn is_comment(&self) -> bool {
@@ -107,7 +108,7 @@ impl Line<'_> {
     }
 
     pub(crate) fn is_blank(&self) -> bool {
-        self.trimmed().is_empty() || std::str::from_utf8(self.bytes).is_ok_and(|t| t.chars().all(char::is_whitespace))
+        self.trimmed().is_empty()
     }
 }
 

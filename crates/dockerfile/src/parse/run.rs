@@ -12,9 +12,10 @@ use crate::values::{format_duration, parse_bool, parse_duration};
 
 use super::Context;
 use super::flags::Takes;
-use super::instructions::{Line, json_list};
+use super::heredoc;
+use super::instructions::{Line, json_form};
+use super::json::Array;
 use super::lines::is_blank;
-use super::{heredoc, json};
 
 const RUN_FLAGS: &[(&str, Takes)] =
     &[("mount", Takes::Texts), ("network", Takes::Text), ("security", Takes::Text), ("device", Takes::Texts)];
@@ -29,9 +30,9 @@ const HEALTH_FLAGS: &[(&str, Takes)] = &[
 
 pub(crate) fn parse_run(line: &Line<'_>, context: &mut Context<'_>) -> Option<InstructionKind> {
     line.check_flags(RUN_FLAGS, context);
-    let command = match json_list(line, context)? {
-        Some(strings) => Command::Exec(strings),
-        None => shell_command(line.arguments.str(), context),
+    let command = match json_form(line.arguments, context)? {
+        Array::Strings(strings) => Command::Exec(strings),
+        _ => shell_command(line.arguments.str(), context),
     };
     let mut mounts = Vec::new();
     for flag in line.flags.texts("mount") {
@@ -130,9 +131,9 @@ pub(crate) fn parse_command(line: &Line<'_>, context: &mut Context<'_>) -> Optio
         return parse_healthcheck(line, context);
     }
     line.check_flags(&[], context);
-    let command = match json_list(line, context)? {
-        Some(strings) => Command::Exec(strings),
-        None => Command::Shell(line.arguments.str().to_owned()),
+    let command = match json_form(line.arguments, context)? {
+        Array::Strings(strings) => Command::Exec(strings),
+        _ => Command::Shell(line.arguments.str().to_owned()),
     };
     match (line.name, command) {
         ("CMD", command) => Some(InstructionKind::Cmd(command)),
@@ -176,14 +177,9 @@ fn parse_healthcheck(line: &Line<'_>, context: &mut Context<'_>) -> Option<Instr
             return None;
         }
     }
-    let command = match json::array(rest.str()) {
-        json::Array::Strings(strings) => Command::Exec(strings),
-        json::Array::Other => Command::Shell(rest.str().to_owned()),
-        json::Array::Mixed => {
-            let message = "when using JSON array syntax, arrays must be comprised of strings only";
-            context.sink.error(rest.span(), message);
-            return None;
-        }
+    let command = match json_form(rest, context)? {
+        Array::Strings(strings) => Command::Exec(strings),
+        _ => Command::Shell(rest.str().to_owned()),
     };
     if matches!(&command, Command::Exec(words) if words.is_empty()) || rest.str().chars().all(is_blank) {
         let error = Diagnostic::error(line.place(), "Missing command after HEALTHCHECK CMD");

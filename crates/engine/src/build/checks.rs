@@ -3,11 +3,12 @@
 use std::collections::BTreeSet;
 
 use kiln_dockerfile::{BaseImage, CheckOptions, Diagnostic, Dockerfile, InstructionKind, LintContext, lint, nearest};
-use kiln_frontend::{Lowered, platform_args};
+use kiln_frontend::{BoxError, LowerError, Lowered, MetaResolver, Resolved, is_proxy_arg, platform_args};
+use kiln_graph::SourceOp;
 use kiln_oci::{ImageConfig, Platform, Reference};
 
 use super::load::Loaded;
-use super::lower_request;
+use super::{lower_error, lower_request};
 use crate::contexts::MAIN;
 use crate::engine::Engine;
 use crate::error::{Error, Result};
@@ -22,29 +23,70 @@ pub struct Checked {
     pub warnings: Vec<Diagnostic>,
     /// `# check=error=true` makes them errors.
     pub violation: bool,
+    /// Why a build would be refused, as far as that is known without base images that are not here.
+    pub error: Option<Box<Diagnostic>>,
 }
 
 /// Checks all stages, or those that the target needs. Of base images only those that are here are known.
 pub fn check(engine: &Engine, request: &BuildRequest, loaded: &Loaded) -> Result<Checked> {
     let lookup = |name: &str| local_image(engine, request, name).map(|config| base(&config));
-    run(request, loaded, &lookup, request.target.is_none())
+    let mut checked = run(request, loaded, &lookup, request.target.is_none())?;
+    match kiln_frontend::lower(&lower_request(request, &loaded.dockerfile), &Here(engine)) {
+        Ok(lowered) => checked.add(request, loaded, lowered.warnings)?,
+        Err(LowerError::Resolve { .. }) => {}
+        Err(LowerError::Dockerfile(diagnostic)) => checked.error = Some(diagnostic),
+        Err(other) => return Err(lower_error(other, engine, &loaded.dockerfile)),
+    }
+    Ok(checked)
 }
 
 /// Checks what is about to be built, when its base images are known, and sends what was found; fails if that is an error.
 pub(super) fn report(request: &BuildRequest, loaded: &Loaded, lowered: &Lowered, steps: &Steps) -> Result<()> {
-    let checked = run(request, loaded, &|name| lowered.base_configs.get(name).map(base), false)?;
-    let mut all = checked.warnings;
-    all.extend(lowered.warnings.iter().cloned());
+    let mut checked = run(request, loaded, &|name| lowered.base_configs.get(name).map(base), false)?;
+    checked.add(request, loaded, lowered.warnings.clone())?;
     if checked.violation {
-        return Err(Error::Dockerfile { file: loaded.dockerfile.source.clone(), diagnostics: all });
+        return Err(Error::Dockerfile { file: loaded.dockerfile.source.clone(), diagnostics: checked.warnings });
     }
-    for warning in all {
+    for warning in checked.warnings {
         steps.sink().event(Event::Lint { diagnostic: Box::new(warning), file: loaded.dockerfile.source.clone() });
     }
     for warning in unused(request, &loaded.dockerfile, lowered) {
         steps.warn(warning);
     }
     Ok(())
+}
+
+impl Checked {
+    /// Adds what the frontend noticed about base images.
+    fn add(&mut self, request: &BuildRequest, loaded: &Loaded, more: Vec<Diagnostic>) -> Result<()> {
+        let directive = loaded.dockerfile.directives.check.as_ref();
+        // What is wrong with the directive is among the findings already.
+        let options = options(request)?.or_else(|| CheckOptions::parse(directive?).ok());
+        self.violation |= !more.is_empty() && options.is_some_and(|o| o.error);
+        self.warnings.extend(more);
+        self.warnings.sort_by_key(|w| w.span.start);
+        Ok(())
+    }
+}
+
+/// Answers from the store alone.
+struct Here<'a>(&'a Engine);
+
+impl MetaResolver for Here<'_> {
+    fn resolve(&self, source: &SourceOp, platform: &Platform, _name: &str) -> std::result::Result<Resolved, BoxError> {
+        let SourceOp::Image(image) = source else { return Err("only images are looked up".into()) };
+        let known = self.0.find_image_here(&image.reference, platform)?.ok_or("the image is not here")?;
+        Ok(Resolved { source: source.clone(), config: known.config })
+    }
+}
+
+/// The options that a build arg gives.
+fn options(request: &BuildRequest) -> Result<Option<CheckOptions>> {
+    let Some(text) = request.build_args.get("BUILDKIT_DOCKERFILE_CHECK") else { return Ok(None) };
+    let options = CheckOptions::parse(text).map_err(|e| {
+        Error::request_with_hint(format!("build arg BUILDKIT_DOCKERFILE_CHECK: {e}"), "for example skip=all;error=true")
+    })?;
+    Ok(Some(options))
 }
 
 /// Build args that no ARG asks for, and stages that are not there.
@@ -83,11 +125,10 @@ fn unused(request: &BuildRequest, dockerfile: &Dockerfile, lowered: &Lowered) ->
 
 /// Args that need no ARG.
 fn is_predefined(name: &str) -> bool {
-    const PROXIES: [&str; 5] = ["HTTP_PROXY", "HTTPS_PROXY", "FTP_PROXY", "NO_PROXY", "ALL_PROXY"];
     let platform = name.strip_prefix("TARGET").or_else(|| name.strip_prefix("BUILD"));
     name == "SOURCE_DATE_EPOCH"
         || name.starts_with("BUILDKIT_")
-        || PROXIES.iter().any(|p| p.eq_ignore_ascii_case(name))
+        || is_proxy_arg(name)
         || platform.is_some_and(|rest| matches!(rest, "PLATFORM" | "OS" | "OSVERSION" | "ARCH" | "VARIANT" | "STAGE"))
 }
 
@@ -99,15 +140,6 @@ fn run(
 ) -> Result<Checked> {
     let main = loaded.contexts.get(MAIN).ok();
     let platform = request.platforms.first().cloned().unwrap_or_else(Platform::host);
-    let options = match request.build_args.get("BUILDKIT_DOCKERFILE_CHECK") {
-        Some(text) => Some(CheckOptions::parse(text).map_err(|e| {
-            Error::request_with_hint(
-                format!("build arg BUILDKIT_DOCKERFILE_CHECK: {e}"),
-                "for example skip=all;error=true",
-            )
-        })?),
-        None => None,
-    };
     let context = LintContext {
         build_args: request.build_args.clone(),
         platform_args: platform_args(&lower_request(request, &loaded.dockerfile), &platform),
@@ -115,14 +147,14 @@ fn run(
         all_stages,
         ignore: main.as_ref().and_then(|m| m.ignore()),
         base_image: Some(lookup),
-        options,
+        options: options(request)?,
     };
     let report = lint(&loaded.dockerfile, &context);
     let violation = report.fails_build();
     let mut warnings = loaded.remarks.clone();
     warnings.extend(report.diagnostics);
     warnings.sort_by_key(|w| w.span.start);
-    Ok(Checked { warnings, violation })
+    Ok(Checked { warnings, violation, error: None })
 }
 
 fn base(config: &ImageConfig) -> BaseImage {
@@ -133,6 +165,5 @@ fn base(config: &ImageConfig) -> BaseImage {
 fn local_image(engine: &Engine, request: &BuildRequest, name: &str) -> Option<ImageConfig> {
     let platform = request.platforms.first().cloned().unwrap_or_else(Platform::host);
     let name = name.parse::<Reference>().ok()?.with_default_tag();
-    let image = engine.store.images().resolve(&name).ok()??;
-    Some(engine.known(&image.target, &platform, None).ok()?.config)
+    Some(engine.find_image_here(&name, &platform).ok()??.config)
 }

@@ -25,6 +25,8 @@ const MAX_DOCKERFILE: usize = 64 << 20;
 const MAX_IGNORE: usize = 4 << 20;
 /// Names that are looked for in the context.
 const NAMES: [&str; 3] = ["Dockerfile", "dockerfile", "Containerfile"];
+/// The ignore files of a context: the first that is there counts.
+const IGNORE_NAMES: [&str; 2] = [".dockerignore", ".containerignore"];
 
 /// What was loaded.
 pub struct Loaded {
@@ -60,10 +62,11 @@ fn load_unseen(engine: &Arc<Engine>, request: &BuildRequest) -> Result<Loaded> {
     let main = main_context(engine, request, &git)?;
     let (name, bytes, ignore_name) = read_dockerfile(engine, request, &main)?;
     let parsed = parse(&bytes, &name);
+    // Another frontend's language is not this one: its first line says all, not the errors in the others.
+    check_syntax(&parsed.dockerfile, request)?;
     if parsed.diagnostics.iter().any(Diagnostic::is_error) {
         return Err(Error::Dockerfile { file: parsed.dockerfile.source.clone(), diagnostics: parsed.diagnostics });
     }
-    check_syntax(&parsed.dockerfile, request)?;
     let matcher = ignore_rules(&main, ignore_name.as_deref())?;
     let contexts = open_contexts(engine, request, &main, matcher)?;
     if let Some(scratch) = main.scratch {
@@ -98,7 +101,10 @@ fn main_context(engine: &Arc<Engine>, request: &BuildRequest, git: &GitAccess) -
             let reader = reader.ok_or_else(|| Error::request("the context stream was read already"))?;
             from_stream(engine, reader, "-")
         }
-        ContextSource::Remote(url) if is_git_context(url) => from_git(engine, git, url),
+        ContextSource::Remote(url) if is_git_context(url) => {
+            let keep = kiln_frontend::is_on(&request.build_args, "BUILDKIT_CONTEXT_KEEP_GIT_DIR");
+            from_git(engine, git, url, keep)
+        }
         ContextSource::Remote(url) => {
             git.note(url);
             from_http(engine, url)
@@ -155,8 +161,10 @@ fn foreign_format(head: &[u8]) -> Option<&'static str> {
     KNOWN.iter().find(|(magic, _)| head.starts_with(magic)).map(|(_, name)| *name)
 }
 
-fn from_git(engine: &Arc<Engine>, git: &GitAccess, text: &str) -> Result<Main> {
-    let url = GitUrl::parse(text).map_err(|e| Error::request(e.to_string()))?.source();
+fn from_git(engine: &Arc<Engine>, git: &GitAccess, text: &str, keep: bool) -> Result<Main> {
+    let mut url = GitUrl::parse(text).map_err(|e| Error::request(e.to_string()))?;
+    url.keep_git_dir = url.keep_git_dir.or(Some(keep));
+    let url = url.source();
     let fetcher = git.fetcher()?;
     let auth = git.auth(&url.remote)?;
     let commit = fetcher.resolve(&url, &auth)?;
@@ -246,26 +254,34 @@ fn outside_dockerfile(path: &Path, main: &Main) -> Result<(String, Vec<u8>, Opti
     }
 }
 
+/// The ignore file that belongs to a Dockerfile alone, with its name. One that can't be read is an error: what it keeps out would
+/// get into the image.
+fn ignore_file_beside(dockerfile: &Path) -> Result<Option<(Vec<u8>, String)>> {
+    let Some(file) = dockerfile.file_name() else { return Ok(None) };
+    let mut name = file.to_owned();
+    name.push(".dockerignore");
+    let dir = dockerfile.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let bytes = Root::open(dir)?.read_small(Path::new(&name), MAX_IGNORE)?;
+    Ok(bytes.map(|bytes| (bytes, name.to_string_lossy().into_owned())))
+}
+
 /// `<Dockerfile>.dockerignore` beats `.dockerignore`, which beats `.containerignore`.
 fn ignore_rules(main: &Main, dockerfile: Option<&Path>) -> Result<Option<IgnoreMatcher>> {
     let Some(directory) = &main.directory else { return Ok(None) };
-    let beside = dockerfile.and_then(|path| {
-        let dir = Root::open(path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."))).ok()?;
-        let mut name = path.file_name()?.to_owned();
-        name.push(".dockerignore");
-        dir.read_small(Path::new(&name), MAX_IGNORE).ok().flatten()
-    });
-    let root = Root::open(directory)?;
-    let found = match beside {
-        Some(bytes) => Some(bytes),
-        None => match root.read_small(Path::new(".dockerignore"), MAX_IGNORE)? {
-            Some(bytes) => Some(bytes),
-            None => root.read_small(Path::new(".containerignore"), MAX_IGNORE)?,
-        },
+    let mut found = match dockerfile {
+        Some(path) => ignore_file_beside(path)?,
+        None => None,
     };
-    let Some(bytes) = found else { return Ok(None) };
-    let matcher =
-        IgnoreMatcher::new(&IgnoreFile::parse(&bytes)).map_err(|e| Error::request(format!(".dockerignore: {e}")))?;
+    let root = Root::open(directory)?;
+    for name in IGNORE_NAMES {
+        if found.is_none() {
+            found = root.read_small(Path::new(name), MAX_IGNORE)?.map(|bytes| (bytes, name.to_owned()));
+        }
+    }
+    let Some((bytes, name)) = found else { return Ok(None) };
+    let rules = IgnoreFile::parse(&bytes, &name);
+    let matcher = IgnoreMatcher::new(&rules);
+    let matcher = matcher.map_err(|diagnostics| Error::Dockerfile { file: rules.source.clone(), diagnostics })?;
     Ok((!matcher.is_empty()).then_some(matcher))
 }
 

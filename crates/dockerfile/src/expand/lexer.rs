@@ -1,122 +1,19 @@
-//! Variable expansion and quote removal, with the rules of BuildKit's shell lexer (not a shell's: no field splitting of unquoted results in a
-//! word, no bracket expressions in patterns, `\` in double quotes escapes only `"`, `$` and itself).
-//!
-//! Invariants: never panics, time is linear in the length of word and result except for the pattern operators (pattern times value), and
-//! nesting is limited so that hostile input cannot exhaust the stack.
+//! The lexer: one pass over a word, with a recursion for each `${...}` in it.
 
 use std::collections::HashSet;
 
-use crate::glob::ShellPattern;
+use super::pattern::ShellPattern;
+use super::{ExpandError, ExpandErrorKind, ExpandMode, Expanded};
 
 /// `${a:-${b:-...}}` deeper than this is refused.
 const MAX_DEPTH: usize = 100;
 
-/// Bytes that variables may put into one word. `ENV A=$A$A`, sixty times, would be more than any memory; no process can be
-/// started with a variable of more than 128 KiB.
-const MAX_SUBSTITUTED: usize = 1 << 20;
+/// Bytes by which variables may make one word longer. `ENV A=$A$A`, sixty times, would be more than any memory; no process
+/// can be started with a variable of more than 128 KiB.
+const MAX_GROWTH: usize = 1 << 20;
 
-/// How quotes, escapes and unset variables are treated.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct ExpandMode {
-    /// Quotes stay in the result.
-    pub raw_quotes: bool,
-    /// Escape characters stay in the result.
-    pub raw_escapes: bool,
-    /// Quotes have no meaning.
-    pub skip_quotes: bool,
-    /// References to unset variables stay as written.
-    pub keep_unset: bool,
-}
-
-impl ExpandMode {
-    /// Ordinary words: quotes and escapes are removed, unset variables are empty.
-    pub const WORD: ExpandMode =
-        ExpandMode { raw_quotes: false, raw_escapes: false, skip_quotes: false, keep_unset: false };
-    /// Contents of here-documents that `COPY` and `ADD` write.
-    pub const HEREDOC: ExpandMode = ExpandMode { skip_quotes: true, ..ExpandMode::WORD };
-    /// What progress shows for a `RUN`: quotes and unset variables stay.
-    pub const DISPLAY: ExpandMode = ExpandMode { raw_quotes: true, keep_unset: true, ..ExpandMode::WORD };
-    /// Finding here-documents on a line: nothing changes but the splitting.
-    pub(crate) const LINE: ExpandMode =
-        ExpandMode { raw_quotes: true, raw_escapes: true, skip_quotes: false, keep_unset: true };
-}
-
-/// The result of an expansion.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Expanded {
-    /// The word.
-    pub value: String,
-    /// The same split at unquoted white space (also white space that came from variables).
-    pub words: Vec<String>,
-    /// Variables that were looked up and found, in order of appearance.
-    pub used: Vec<String>,
-    /// Variables that were looked up and not found, in order of appearance.
-    pub undefined: Vec<String>,
-    /// Where each of `words` begins and ends in the input.
-    pub(crate) places: Vec<(usize, usize)>,
-}
-
-/// A word that cannot be expanded.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{kind}")]
-pub struct ExpandError {
-    /// What is wrong.
-    pub kind: ExpandErrorKind,
-    /// The byte offset in the word where it was noticed.
-    pub offset: usize,
-}
-
-/// What is wrong with a word.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum ExpandErrorKind {
-    /// `${x` without `}`.
-    #[error("syntax error: missing '}}'")]
-    MissingBrace,
-    /// `${x/a` without `/`.
-    #[error("syntax error: missing '/' in ${{}}")]
-    MissingSlash,
-    /// `${}`, `${:x}`, `${{`.
-    #[error("syntax error: bad substitution")]
-    BadSubstitution,
-    /// `${x=y}`.
-    #[error("unsupported modifier ({0}) in substitution")]
-    UnsupportedModifier(String),
-    /// A quote without its partner.
-    #[error("unexpected end of statement while looking for matching {0}-quote")]
-    UnclosedQuote(&'static str),
-    /// `${x?message}` and the variable is not set, or empty with `:?`.
-    #[error("{name}: {message}")]
-    Required {
-        /// The variable.
-        name: String,
-        /// The message.
-        message: String,
-    },
-    /// A pattern with an escape that means nothing.
-    #[error("invalid pattern ({pattern}) in substitution: {reason}")]
-    BadPattern {
-        /// The pattern.
-        pattern: String,
-        /// Why.
-        reason: String,
-    },
-    /// Too many nested `${...}`.
-    #[error("variable references are nested too deeply")]
-    TooDeep,
-    /// Variables put more than that into the word.
-    #[error("variables make this longer than {} KiB", .0 / 1024)]
-    TooLong(usize),
-}
-
-impl ExpandErrorKind {
-    /// Not about how the word is written.
-    fn is_about_values(&self) -> bool {
-        matches!(self, Self::TooDeep | Self::TooLong(_) | Self::Required { .. })
-    }
-}
-
-/// Expands one word. `escape` is the Dockerfile's escape character; `lookup` knows the variables.
-pub fn expand_word(
+/// See [`super::expand_word`].
+pub(super) fn expand(
     word: &str,
     escape: char,
     lookup: &dyn Fn(&str) -> Option<String>,
@@ -130,7 +27,7 @@ pub fn expand_word(
         raw_escapes: mode.raw_escapes,
         lookup,
         depth: 0,
-        substituted: 0,
+        growth: 0,
         used: Names::default(),
         undefined: Names::default(),
     };
@@ -139,20 +36,7 @@ pub fn expand_word(
     Ok(Expanded { value, words: done, used: lexer.used.list, undefined: lexer.undefined.list, places })
 }
 
-/// Expands and splits: the words of `EXPOSE`.
-pub fn expand_words(
-    text: &str,
-    escape: char,
-    lookup: &dyn Fn(&str) -> Option<String>,
-) -> Result<Vec<String>, ExpandError> {
-    Ok(expand_word(text, escape, lookup, ExpandMode::WORD)?.words)
-}
-
-/// Expands the content of a here-document for `COPY` or `ADD`: always with `\` as the escape character, quotes are ordinary text.
-pub fn expand_heredoc(content: &str, lookup: &dyn Fn(&str) -> Option<String>) -> Result<Expanded, ExpandError> {
-    expand_word(content, '\\', lookup, ExpandMode::HEREDOC)
-}
-
+/// Names in the order in which they were met, each once.
 #[derive(Default)]
 struct Names {
     list: Vec<String>,
@@ -212,10 +96,12 @@ struct Lexer<'a> {
     position: usize,
     escape: char,
     mode: ExpandMode,
+    /// Of the mode, or on while a pattern is read.
     raw_escapes: bool,
     lookup: &'a dyn Fn(&str) -> Option<String>,
     depth: usize,
-    substituted: usize,
+    /// Bytes that substitutions gave beyond those that they were written with.
+    growth: usize,
     used: Names,
     undefined: Names,
 }
@@ -383,11 +269,12 @@ impl Lexer<'_> {
     }
 
     fn substitution(&mut self) -> Result<String, ExpandError> {
+        let start = self.position;
         let text = self.dollar()?;
-        self.substituted += text.len();
-        match self.substituted {
-            0..=MAX_SUBSTITUTED => Ok(text),
-            _ => self.error(ExpandErrorKind::TooLong(MAX_SUBSTITUTED)),
+        self.growth += text.len().saturating_sub(self.position - start);
+        match self.growth {
+            0..=MAX_GROWTH => Ok(text),
+            _ => self.error(ExpandErrorKind::TooLong(MAX_GROWTH)),
         }
     }
 
@@ -463,11 +350,11 @@ impl Lexer<'_> {
                 let pattern = if longest { &word[1..] } else { &word[..] };
                 let compiled = compile(pattern, start)?;
                 let value = value.unwrap_or_default();
-                Ok(if operator == '#' {
-                    compiled.strip_prefix(&value, longest)
-                } else {
-                    compiled.strip_suffix(&value, longest)
-                })
+                let rest = match operator {
+                    '#' => compiled.strip_prefix(&value, longest),
+                    _ => compiled.strip_suffix(&value, longest),
+                };
+                Ok(rest.to_owned())
             }
             _ => self.error(ExpandErrorKind::UnsupportedModifier(written())),
         }
