@@ -51,3 +51,78 @@ fn what_does_nothing_is_told() {
         ]
     );
 }
+
+#[test]
+fn a_check_tells_what_a_build_would_refuse() {
+    for (dockerfile, place, says) in [
+        ("FROM scratch AS a\nCOPY --from=b / /\nFROM a AS b\n", "Dockerfile:3:", "a -> b -> a"),
+        ("FROM scratch\nCOPY --from=3 / /\n", "Dockerfile:2:13", "invalid stage index 3"),
+        ("FROM scratch\nSTOPSIGNAL SIGTREM\n", "Dockerfile:2:12", "did you mean SIGTERM?"),
+        ("FROM scratch AS base\nARG V\nENV A=${V:?needed}\n", "Dockerfile:3:7", "V: needed"),
+        ("ARG TAG\nFROM $TAG\n", "Dockerfile:2:6", "should not be blank"),
+    ] {
+        let s = Sandbox::bare(dockerfile);
+        let told = s.build(&["--check"]).fails(1).says(&[place, says]);
+        assert!(!told.stdout.contains("no warnings"), "{}", told.stdout);
+        let json = s.build(&["--call=check,format=json"]).fails(1).stdout;
+        let json: serde_json::Value = serde_json::from_str(&json).unwrap();
+        assert!(json["buildError"]["location"]["line"].is_u64(), "{json}");
+    }
+    let s = Sandbox::bare("FROM scratch AS builder\nCOPY f /\n");
+    s.build(&["--check", "--target=bulider"])
+        .fails(1)
+        .says(&["\"bulider\" could not be found", "did you mean builder?"]);
+    // Whether this base would do is not known without asking for it.
+    s.file("Dockerfile", "FROM localhost:1/x\nSTOPSIGNAL nonsense\n");
+    s.build(&["--check"]).ok();
+}
+
+#[test]
+fn calls_in_json_have_the_members_of_docker() {
+    let s = Sandbox::bare("ARG V=1\n# base is below\nFROM scratch AS base\nENV a b\nARG V\nFROM base\nWORKDIR x\n");
+    let call = |method: &str, code| -> serde_json::Value {
+        serde_json::from_str(&s.build(&[&format!("--call={method},format=json")]).fails(code).stdout).unwrap()
+    };
+    let check = call("check", 3);
+    let first = &check["warnings"][0];
+    assert_eq!(first["ruleName"], "LegacyKeyValueFormat");
+    assert_eq!(first["url"], "https://docs.docker.com/go/dockerfile/rule/legacy-key-value-format/");
+    assert!(first["description"].is_string() && first["detail"].is_string(), "{first}");
+    let range = serde_json::json!({ "start": { "line": 4, "character": 0 }, "end": { "line": 4, "character": 7 } });
+    assert_eq!(first["location"]["ranges"], serde_json::json!([range]));
+    assert_eq!(check["sources"][0]["filename"], "Dockerfile");
+    assert!(check["sources"][0]["data"].as_str().unwrap().starts_with("QVJHIFY9MQo"));
+    let targets = call("targets", 0);
+    assert_eq!(targets["targets"][0]["name"], "base");
+    assert_eq!(targets["targets"][0]["description"], "is below");
+    assert_eq!(targets["targets"][1]["default"], true);
+    assert_eq!(targets["targets"][1]["base"], "base");
+    assert_eq!(targets["targets"][1]["location"]["ranges"][0]["start"]["line"], 6);
+    assert!(targets["targets"][1].get("name").is_none() && targets["sources"][0].is_string());
+    let outline = call("outline", 0);
+    assert_eq!(outline["args"][0]["name"], "V");
+    assert_eq!(outline["args"][0]["location"]["ranges"][0]["start"]["line"], 1);
+}
+
+#[test]
+fn ignore_files_that_cannot_be_used_are_shown_with_the_place() {
+    let s = Sandbox::bare("FROM scratch\nCOPY busybox /b\n");
+    s.file(".dockerignore", "*.log\n!\nsrc/[z-a]\n");
+    s.build(&[]).fails(1).says(&[".dockerignore:2:1", "illegal exclusion pattern", ".dockerignore:3:1", "2 errors"]);
+    s.file("Dockerfile.dockerignore", "busybox\n");
+    s.build(&[]).fails(1).says(&["excluded by line 1 of Dockerfile.dockerignore: busybox"]);
+    std::fs::remove_file(s.ctx().join("Dockerfile.dockerignore")).unwrap();
+    std::fs::create_dir(s.ctx().join("Dockerfile.dockerignore")).unwrap();
+    s.build(&[]).fails(1).says(&["Dockerfile.dockerignore"]);
+}
+
+#[test]
+fn another_language_is_named_and_not_taken_for_this_one() {
+    let s = Sandbox::bare("# syntax=example.com/mopy:1\napiVersion: v1\npython: 3\n");
+    let told = s.build(&[]).fails(1).says(&["Dockerfile:1:10", "example.com/mopy:1"]);
+    assert!(!told.stderr.contains("unknown instruction"), "{}", told.stderr);
+    s.file("Dockerfile", "{\"syntax\": \"example.com/json\", \"stages\": []}\n");
+    s.build(&[]).fails(1).says(&["example.com/json"]).hides("unknown instruction");
+    s.file("Dockerfile", "# syntax=docker/dockerfile:1.7-labs\nFROM scratch\nCOPY busybox /b\n");
+    s.build(&["-o", "type=cacheonly"]).ok();
+}

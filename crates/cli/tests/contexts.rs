@@ -184,6 +184,10 @@ fn git_urls_in_every_form() {
             assert_eq!(of_module, if rest.contains("=false") { vec![] } else { vec!["of-module"] }, "{rest}");
         }
     }
+    let keep = "BUILDKIT_CONTEXT_KEEP_GIT_DIR=1";
+    let kept = built(&s, &format!("{url}?ref=dev"), &["--build-arg", keep]).ok().unwrap();
+    assert_eq!(kept[0], ".git");
+    assert_eq!(built(&s, &format!("{url}?ref=dev&keep-git-dir=0"), &["--build-arg", keep]).ok().unwrap(), on_dev);
     let kept = built(&s, &format!("{url}?ref=dev&keep-git-dir=true"), &[]).ok().unwrap();
     assert_eq!(kept[0], ".git");
     assert!(!s.path("out/all/.git/hooks").exists());

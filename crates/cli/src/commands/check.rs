@@ -5,11 +5,13 @@ use std::sync::Arc;
 
 use kiln_engine::Engine;
 use kiln_engine::Steps;
-use kiln_engine::build::{Checked, Loaded, check as run_checks, load, outline};
+use kiln_engine::build::{Checked, check as run_checks, load, outline};
+use kiln_engine::dockerfile::Source;
 use kiln_engine::events::NoEvents;
 use kiln_engine::frontend::{Outline, OutlineMount, Target, targets};
 use kiln_engine::request::BuildRequest;
 
+use super::call_json;
 use crate::error::{CliError, code};
 use crate::excerpt;
 
@@ -48,84 +50,57 @@ impl Method {
 /// Evaluates and prints.
 pub fn run(engine: &Arc<Engine>, request: &BuildRequest, method: &Method) -> Result<ExitCode, CliError> {
     let loaded = load(engine, request, &Steps::new(Arc::new(NoEvents)))?;
+    let source = &loaded.dockerfile.source;
+    let print = |value: serde_json::Value| println!("{value}");
     match method.kind {
-        Kind::Check => check(&loaded, &run_checks(engine, request, &loaded)?, method.json),
+        Kind::Check => {
+            let checked = run_checks(engine, request, &loaded)?;
+            if method.json {
+                print(call_json::checked(&checked, source));
+            } else {
+                show_checked(&checked, source);
+            }
+            return Ok(match (&checked.error, checked.warnings.is_empty()) {
+                (Some(_), _) => ExitCode::FAILURE,
+                (None, false) => ExitCode::from(code::CHECK),
+                (None, true) => ExitCode::SUCCESS,
+            });
+        }
         Kind::Targets => {
-            show_targets(&targets(&loaded.dockerfile), method.json);
-            Ok(ExitCode::SUCCESS)
+            let all = targets(&loaded.dockerfile);
+            if method.json { print(call_json::targets(&all, source)) } else { show_targets(&all) }
         }
         Kind::Outline => {
-            show_outline(&outline(engine, request, &loaded)?, method.json);
-            Ok(ExitCode::SUCCESS)
+            let outline = outline(engine, request, &loaded)?;
+            if method.json { print(call_json::outline(&outline, source)) } else { show_outline(&outline) }
         }
     }
+    Ok(ExitCode::SUCCESS)
 }
 
-fn check(loaded: &Loaded, checked: &Checked, json: bool) -> Result<ExitCode, CliError> {
-    let source = &loaded.dockerfile.source;
-    if json {
-        let all: Vec<_> = checked.warnings.iter().map(|w| json_warning(w, source)).collect();
-        println!("{}", serde_json::json!({ "warnings": all }));
-    } else if checked.warnings.is_empty() {
-        println!("Check complete, no warnings found.");
-    } else {
-        excerpt::show(source, &checked.warnings);
-        let plural = if checked.warnings.len() == 1 { " has" } else { "s have" };
-        println!("Check complete, {} warning{plural} been found!", checked.warnings.len());
+fn show_checked(checked: &Checked, source: &Source) {
+    excerpt::show(source, &checked.warnings);
+    if let Some(error) = &checked.error {
+        return excerpt::show(source, std::slice::from_ref(&**error));
     }
-    Ok(if checked.warnings.is_empty() { ExitCode::SUCCESS } else { ExitCode::from(code::CHECK) })
+    let what = match checked.warnings.len() {
+        0 => "no warnings found.".to_owned(),
+        1 => "1 warning has been found!".to_owned(),
+        n => format!("{n} warnings have been found!"),
+    };
+    println!("Check complete, {what}");
 }
 
-fn json_warning(
-    w: &kiln_engine::dockerfile::Diagnostic,
-    source: &kiln_engine::dockerfile::Source,
-) -> serde_json::Value {
-    let at = w.line_col(source);
-    serde_json::json!({
-        "ruleName": w.rule.map(|r| r.name()),
-        "description": w.rule.map(|r| r.description()),
-        "url": w.url,
-        "detail": w.message,
-        "location": { "file": source.name(), "line": at.line, "column": at.column },
-    })
-}
-
-fn show_targets(list: &[Target], json: bool) {
-    if json {
-        let all: Vec<_> = list
-            .iter()
-            .map(|t| serde_json::json!({ "name": t.name, "description": t.description, "base": t.base, "default": t.default }))
-            .collect();
-        println!("{}", serde_json::json!({ "targets": all }));
-        return;
-    }
+fn show_targets(list: &[Target]) {
     println!("{:<24} DESCRIPTION", "TARGET");
     for target in list {
         let name = if target.name.is_empty() { "(unnamed)" } else { &target.name };
         let name = if target.default { format!("{name} (default)") } else { name.to_owned() };
-        println!("{name:<24} {}", target.description.as_deref().unwrap_or(""));
+        println!("{}", format!("{name:<24} {}", target.description.as_deref().unwrap_or("")).trim_end());
     }
 }
 
-fn show_outline(outline: &Outline, json: bool) {
-    if json {
-        let args: Vec<_> = outline
-            .args
-            .iter()
-            .map(|a| serde_json::json!({ "name": a.name, "value": a.value, "description": a.description }))
-            .collect();
-        println!(
-            "{}",
-            serde_json::json!({
-                "name": outline.name,
-                "description": outline.description,
-                "args": args,
-                "secrets": mounts_json(&outline.secrets),
-                "ssh": mounts_json(&outline.ssh),
-            })
-        );
-        return;
-    }
+fn show_outline(outline: &Outline) {
     println!("TARGET:      {}", if outline.name.is_empty() { "(default)" } else { &outline.name });
     if let Some(description) = &outline.description {
         println!("DESCRIPTION: {description}");
@@ -134,12 +109,8 @@ fn show_outline(outline: &Outline, json: bool) {
         println!("\n{:<24} {:<24} DESCRIPTION", "BUILD ARG", "VALUE");
     }
     for arg in &outline.args {
-        println!(
-            "{:<24} {:<24} {}",
-            arg.name,
-            arg.value.as_deref().unwrap_or(""),
-            arg.description.as_deref().unwrap_or("")
-        );
+        let (value, description) = (arg.value.as_deref().unwrap_or(""), arg.description.as_deref().unwrap_or(""));
+        println!("{}", format!("{:<24} {value:<24} {description}", arg.name).trim_end());
     }
     show_mounts("SECRET", &outline.secrets);
     show_mounts("SSH", &outline.ssh);
@@ -152,8 +123,4 @@ fn show_mounts(head: &str, mounts: &[OutlineMount]) {
     for mount in mounts {
         println!("{}", format!("{:<24} {}", mount.id, if mount.required { "true" } else { "" }).trim_end());
     }
-}
-
-fn mounts_json(mounts: &[OutlineMount]) -> Vec<serde_json::Value> {
-    mounts.iter().map(|m| serde_json::json!({ "name": m.id, "required": m.required })).collect()
 }

@@ -14,6 +14,7 @@ mod cache_export;
 mod cache_import;
 mod cache_ls;
 mod cache_rm;
+mod call_json;
 mod check;
 mod check_leaks;
 mod complete;

@@ -56,7 +56,7 @@ pub fn export(
 /// Several platforms go into a directory each, named like `linux_arm64`.
 fn each_root(job: &Job, roots: &[Snapshot], write: impl Fn(Option<String>, &Snapshot) -> Result<()>) -> Result<()> {
     match roots {
-        [one] => write(None, one),
+        [one] if !as_several(job) => write(None, one),
         many => many
             .iter()
             .zip(&job.platforms)
@@ -66,6 +66,11 @@ fn each_root(job: &Job, roots: &[Snapshot], write: impl Fn(Option<String>, &Snap
 
 fn found(target: Option<Descriptor>) -> Result<Descriptor> {
     target.ok_or_else(|| Error::request("there is nothing to export"))
+}
+
+/// Whether one platform is written as several would be.
+fn as_several(job: &Job) -> bool {
+    kiln_frontend::is_on(&job.request.build_args, "BUILDKIT_MULTI_PLATFORM")
 }
 
 /// One manifest stands for itself; several get an index, also if index annotations are asked for. The index, and annotations
@@ -82,7 +87,7 @@ pub fn target(job: &Job, images: &[Assembled], search: Option<&LeakSearch>) -> R
         .annotations
         .iter()
         .any(|a| matches!(a.target, AnnotationTarget::Index | AnnotationTarget::ManifestDescriptor));
-    if let ([one], false) = (images, wants_index) {
+    if let ([one], false) = (images, wants_index || as_several(job)) {
         return Ok(one.manifest.clone());
     }
     let oci = images.iter().all(|i| i.manifest.media_type == media::OCI_MANIFEST);
