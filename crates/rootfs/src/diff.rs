@@ -135,20 +135,20 @@ impl<'o> Walk<'o> {
     }
 
     /// What is at `path`, under another name.
-    pub fn path(root: &Root, path: &Path, name: &Path, mut emitter: Emitter<'o>) -> Result<Self> {
+    pub fn path(root: &Root, path: &Path, name: &Path, emitter: Emitter<'o>) -> Result<Self> {
         let stat = root.stat(path, false)?;
-        if stat.kind == FileKind::Dir {
-            let top = root.sub(path)?;
-            let xattrs = xattr::read_at(&top, OsStr::new(""), xattr::is_content).at("read attributes of", path)?;
-            emitter.directory(name, &stat, &xattrs)?;
-            let mut walk = Self::new(&top, None, false, emitter)?;
-            walk.frames.iter_mut().for_each(|frame| frame.path = name.to_owned());
+        if stat.kind != FileKind::Dir {
+            let (dir, last) = root.parent(path)?;
+            let dir = Arc::new(dir);
+            let mut walk = Self::nowhere(dir.clone(), emitter);
+            walk.emitter.leaf(&Source { dir: &dir, name: last, path: name, stat: &stat })?;
             return Ok(walk);
         }
-        let (dir, last) = root.parent(path)?;
-        emitter.leaf(&Source { dir: &dir, name: last, path: name, stat: &stat })?;
-        let mut walk = Self::new(&root.clone(), None, false, emitter)?;
-        walk.frames.clear();
+        let fd = Arc::new(root.open_dir(path)?);
+        let xattrs = xattr::read_at(&fd, OsStr::new(""), xattr::is_content).at("read attributes of", path)?;
+        let mut walk = Self::nowhere(fd.clone(), emitter);
+        walk.emitter.directory(name, &stat, &xattrs)?;
+        walk.enter(fd, name, None)?;
         Ok(walk)
     }
 
@@ -165,27 +165,37 @@ impl<'o> Walk<'o> {
         let top = Path::new("");
         let fd = Arc::new(root.open_dir(top)?);
         let mut walk = Self {
-            frames: Vec::new(),
-            emitter,
             layer,
             compare: lower.is_some(),
-            shared: Shared { root: fd.clone(), found: None },
             lower_ownership: lower.map_or(Ownership::Native, Root::ownership),
+            ..Self::nowhere(fd.clone(), emitter)
         };
         let lower = lower.map(|lower| lower.open_dir(top)).transpose()?.map(|fd| Level::top(Arc::new(fd)));
         let opaque = layer && whiteout::is_opaque(&fd, OsStr::new("")).at("read attributes of", "/")?;
-        let frame = Frame {
-            names: sorted_names(&fd, top)?,
-            level: Level::top(fd),
-            path: PathBuf::new(),
-            lower: lower.filter(|_| !opaque),
-            pending: None,
-        };
-        walk.frames.push(frame);
+        walk.enter(fd, top, lower.filter(|_| !opaque))?;
         if opaque {
             walk.emitter.marker(Path::new(OsStr::from_bytes(whiteout::OPAQUE)))?;
         }
         Ok(walk)
+    }
+
+    /// A walk over a tree that is in no directory yet.
+    fn nowhere(root: Arc<OwnedFd>, emitter: Emitter<'o>) -> Self {
+        Self {
+            frames: Vec::new(),
+            emitter,
+            layer: false,
+            compare: false,
+            shared: Shared { root, found: None },
+            lower_ownership: Ownership::Native,
+        }
+    }
+
+    /// Goes into the uppermost directory, which is called `path`.
+    fn enter(&mut self, fd: Arc<OwnedFd>, path: &Path, lower: Option<Level>) -> Result<()> {
+        let names = sorted_names(&fd, path)?;
+        self.frames.push(Frame { names, level: Level::top(fd), path: path.to_owned(), lower, pending: None });
+        Ok(())
     }
 
     pub fn run(mut self) -> Result<DiffStats> {

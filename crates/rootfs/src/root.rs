@@ -239,6 +239,22 @@ impl Root {
         self.own(file.as_fd(), OsStr::new(""), FileKind::File, mode, owner).at("set metadata of", path)
     }
 
+    /// The same in one step: whoever looks sees what was there before, or all of the new file.
+    pub fn replace_file(&self, path: &Path, content: &[u8], mode: u32) -> Result<()> {
+        let draft = path.with_file_name(format!(".kiln.{}.new", std::process::id()));
+        self.write_file(&draft, content, mode, None)?;
+        let (dir, name) = self.parent(path)?;
+        let from = draft.file_name().unwrap_or_default();
+        let renamed = match rustix::fs::renameat(&dir, from, &dir, name) {
+            Err(Errno::ISDIR) => {
+                let (path, existing, new) = (path.to_owned(), FileKind::Dir, FileKind::File);
+                Err(RootfsError::CannotReplace { path, existing, new })
+            }
+            renamed => renamed.at("replace", path),
+        };
+        renamed.inspect_err(|_| _ = rustix::fs::unlinkat(&dir, from, AtFlags::empty()))
+    }
+
     /// Makes a symbolic link in an existing directory, in place of what was there (directories excepted).
     pub fn symlink(&self, target: &Path, path: &Path, owner: Option<Owner>) -> Result<()> {
         let (dir, name) = self.parent(path)?;

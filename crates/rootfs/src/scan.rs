@@ -126,6 +126,11 @@ impl Scan<'_> {
                     self.unreadable(task, error);
                     return Ok(());
                 }
+                // It was deleted since its parent was read: as if it had not been there.
+                Err(Errno::NOENT) if !task.path.as_os_str().is_empty() => {
+                    self.gone(task);
+                    return Ok(());
+                }
                 opened => fds.push(Arc::new(opened.at("open directory", &task.path)?)),
             }
         }
@@ -154,6 +159,13 @@ impl Scan<'_> {
     fn unreadable(&self, task: Task, error: Errno) {
         let layers = task.parts.iter().map(|(layer, _)| *layer).collect();
         let dir = Dir { path: task.path, layers, tentative: task.tentative, unreadable: Some(error), ..Dir::default() };
+        self.done.lock().unwrap_or_else(PoisonError::into_inner).push((task.id, dir));
+    }
+
+    /// A directory that is left out of its parent.
+    fn gone(&self, task: Task) {
+        let layers = task.parts.iter().map(|(layer, _)| *layer).collect();
+        let dir = Dir { path: task.path, layers, tentative: true, ..Dir::default() };
         self.done.lock().unwrap_or_else(PoisonError::into_inner).push((task.id, dir));
     }
 
