@@ -190,8 +190,11 @@ fn git_urls_in_every_form() {
     assert_eq!(built(&s, &format!("{url}?ref=dev&keep-git-dir=0"), &["--build-arg", keep]).ok().unwrap(), on_dev);
     let kept = built(&s, &format!("{url}?ref=dev&keep-git-dir=true"), &[]).ok().unwrap();
     assert_eq!(kept[0], ".git");
-    assert!(!s.path("out/all/.git/hooks").exists());
-    assert_eq!(web.git("-C out/all rev-parse HEAD"), dev);
+    assert!(!s.path("out/all/.git/hooks").exists() && !s.path("out/all/.git/logs").exists());
+    assert_eq!(web.git("-C out/all rev-parse HEAD refs/heads/dev"), format!("{dev}\n{dev}"));
+    assert_eq!(web.git("-C out/all status --short"), "");
+    built(&s, &format!("{url}?keep-git-dir=true#v2"), &[]).ok().unwrap();
+    assert_eq!(web.git("-C out/all describe --tags"), "v2");
     for (rest, says) in [
         ("?branch=none", "refs/heads/none"),
         ("?bogus=1", "bogus"),

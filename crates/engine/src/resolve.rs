@@ -37,12 +37,12 @@ impl Meaning {
         match self {
             Self::Image(image) => ("image", image.descriptor.digest),
             Self::Deb(resolution) => ("deb", resolution.digest),
-            Self::Git(url, commit) => (
-                "git",
-                Digest::of(
-                    format!("{commit}\n{:?}\n{:?}\n{:?}", url.subdir, url.keep_git_dir, url.skip_submodules).as_bytes(),
-                ),
-            ),
+            Self::Git(url, commit) => {
+                // The name is in a `.git` that is kept.
+                let name = url.reference.as_ref().filter(|_| url.keep_git_dir);
+                let parts = (commit, &url.subdir, name, url.keep_git_dir, url.skip_submodules);
+                ("git", Digest::of(format!("{parts:?}").as_bytes()))
+            }
             Self::Http(file) => ("http", Digest::of(format!("{}\n{}", file.digest, file.filename).as_bytes())),
         }
     }

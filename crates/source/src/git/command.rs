@@ -92,11 +92,12 @@ const PASSED_ON: [&str; 11] = [
 ];
 
 /// Settings that nothing can override: no hooks, no local protocols, no waiting for ever.
-const SETTINGS: [(&str, &str); 9] = [
+const SETTINGS: [(&str, &str); 10] = [
     // A server may think for minutes before it sends anything, not for ever.
     ("http.lowSpeedLimit", "1"),
     ("http.lowSpeedTime", "600"),
     ("core.hooksPath", "/dev/null"),
+    ("core.logAllRefUpdates", "false"),
     ("core.fsmonitor", "false"),
     ("protocol.file.allow", "never"),
     ("protocol.ext.allow", "never"),

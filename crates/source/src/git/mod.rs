@@ -201,8 +201,12 @@ impl GitFetcher {
         }
         let git_dir = dest.join(".git");
         if url.keep_git_dir {
-            // The clone must stand alone: no path of the cache may stay in it.
-            in_dest().args(["repack", "-a", "-d", "--quiet"]).output("repack")?;
+            keep_name(url, commit, auth, dest);
+            // The clone must stand alone: no path of the cache may stay in it. One thread, so that the pack is the same each
+            // time; an index without times for the same reason.
+            in_dest().args(["repack", "-a", "-d", "--quiet", "--threads=1"]).output("repack")?;
+            in_dest().args(["read-tree", "HEAD"]).output("read-tree")?;
+            _ = fs::remove_file(git_dir.join("FETCH_HEAD"));
             return fs::remove_file(&alternates).map_err(|e| io_error(&alternates, e));
         }
         fs::remove_dir_all(&git_dir).map_err(|e| io_error(&git_dir, e))?;
@@ -210,6 +214,37 @@ impl GitFetcher {
             remove_git_links(dest).map_err(|e| io_error(dest, e))?;
         }
         Ok(())
+    }
+}
+
+/// Gives the commit the name by which it was asked for, which `git describe` needs: a branch, or a tag with its message.
+fn keep_name(url: &GitSource, commit: &str, auth: &GitAuth, dest: &Path) {
+    let Some(wanted) = url.reference.as_deref().filter(|r| !is_commit(r)) else { return };
+    let names = match wanted.strip_prefix("refs/") {
+        Some(name) => vec![name.to_owned()],
+        None => vec![format!("heads/{wanted}"), format!("tags/{wanted}"), wanted.to_owned()],
+    };
+    for name in names {
+        // Not every server can send a part of the history.
+        for depth in [&["--depth=1"][..], &[]] {
+            let mut fetch = Git::new(url, auth, dest);
+            fetch.args(["fetch", "--quiet", "--no-tags"]).args(depth.iter().copied()).args(["--"]);
+            if !fetch.arg(redact_password(&url.remote)).arg(format!("+refs/{name}:refs/{name}")).quiet_ok() {
+                continue;
+            }
+            // It may lead elsewhere by now.
+            let found = Git::new(url, auth, dest)
+                .args(["rev-parse"])
+                .arg(format!("refs/{name}^{{commit}}"))
+                .output("rev-parse");
+            if found.is_ok_and(|f| f.trim() != commit) {
+                _ = Git::new(url, auth, dest)
+                    .args(["update-ref", "-d"])
+                    .arg(format!("refs/{name}"))
+                    .output("update-ref");
+            }
+            return;
+        }
     }
 }
 
