@@ -126,9 +126,9 @@ fn names_directory(dest: &Path) -> bool {
 }
 
 fn make_dirs(request: &CopyRequest<'_>) -> MakeDirs {
-    // As in BuildKit. `--chmod=700` on a directory of keys would otherwise leave the directory open to all.
+    // As in BuildKit, whose umask is 022. `--chmod=700` on a directory of keys would otherwise leave the directory open to all.
     let mode = match &request.mode {
-        Some(ModeChange::Octal(bits)) => bits & 0o777,
+        Some(ModeChange::Octal(bits)) => bits & 0o755,
         _ => 0o755,
     };
     MakeDirs { mode, owner: request.owner.unwrap_or(Owner { uid: 0, gid: 0 }), mtime: request.mtime.of_new() }

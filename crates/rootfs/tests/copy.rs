@@ -187,6 +187,7 @@ fn chmod_applies_to_all_but_links_and_as_a_number_to_what_is_made() {
         ("u=rwX,go=rX", 0o644, 0o755, 0o755),
         ("700", 0o700, 0o700, 0o700),
         ("4755", 0o4755, 0o4755, 0o755),
+        ("2777", 0o2777, 0o2777, 0o755),
         ("a-w", 0o400, 0o555, 0o755),
     ] {
         let dest = format!("/{change}/to/");
