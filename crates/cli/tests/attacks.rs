@@ -263,6 +263,8 @@ fn cve_2024_23653_privileges_are_granted_by_the_caller_only() {
     s.build(&[]).fails(1).says(&["security.insecure", "--allow"]);
     s.file("Dockerfile", "FROM scratch\nRUN --network=host [\"/x\"]\n");
     s.build(&[]).fails(1).says(&["network.host", "--allow"]);
+    // The flag grants it by itself, as in docker: what is missing now is the program.
+    s.build(&["--network=host"]).fails(1).says(&["/x"]).hides("--allow");
 }
 
 #[test]

@@ -50,6 +50,11 @@ impl Globals {
         Ok(globals)
     }
 
+    /// Whether it has a value that the Dockerfile did not give it.
+    pub fn is_predefined(&self, name: &str) -> bool {
+        self.env.get(name).is_some() && !self.declared.contains_key(name)
+    }
+
     fn declare(&mut self, request: &LowerRequest, arg: &ArgDecl, span: Span) -> Result<(), LowerError> {
         let mut declared = GlobalArg { doc: arg.doc.clone(), span, value: None, uses: Vec::new() };
         if let Some(value) = request.build_args.get(&arg.name.value) {

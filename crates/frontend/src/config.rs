@@ -24,12 +24,16 @@ impl StageLowering<'_, '_, '_> {
                 Some(epoch) => Some(epoch.to_string()),
                 None => self.all.request.build_args.get(name).cloned(),
             };
-            let value = match (given, &declared.default) {
-                (Some(value), _) => Some(value),
+            let value = match (&given, &declared.default) {
+                (Some(value), _) => Some(value.clone()),
                 (None, Some(default)) => Some(self.expand(step, default)?),
                 (None, None) => self.all.globals.env.get(name).map(str::to_owned),
             };
-            self.all.capture.declared(declared, step, value.as_deref());
+            // Nobody has to be told of TARGETARCH and the like.
+            let predefined = given.is_none() && declared.default.is_none() && self.all.globals.is_predefined(name);
+            if !predefined {
+                self.all.capture.declared(declared, step, value.as_deref());
+            }
             shown.push(match &value {
                 Some(value) => format!("{name}={value}"),
                 None => name.clone(),

@@ -130,12 +130,16 @@ impl Capture {
         if arg.default.is_none() && self.globals.contains_key(name) {
             return self.use_globals(std::slice::from_ref(name));
         }
-        self.args.entry(name.clone()).or_insert_with(|| OutlineArg {
-            name: name.clone(),
-            description: arg.doc.clone(),
-            value: value.map(str::to_owned),
-            span: step.span(),
-        });
+        // `ARG NAME`, and its default later.
+        if self.args.get(name).is_none_or(|known| known.value.is_none()) {
+            let arg = OutlineArg {
+                name: name.clone(),
+                description: arg.doc.clone(),
+                value: value.map(str::to_owned),
+                span: step.span(),
+            };
+            self.args.insert(name.clone(), arg);
+        }
     }
 
     pub fn secret(&mut self, id: &str, required: bool, span: Span) {

@@ -67,8 +67,8 @@ impl StageLowering<'_, '_, '_> {
             mounts: mounts.mounts,
             secret_env: mounts.secret_env,
             network: match run.network.as_ref().map(|n| n.value) {
-                None => request.network,
-                Some(df::NetworkMode::Default) => NetworkMode::Default,
+                // `default` is what the build was given: with --network=none there is none.
+                None | Some(df::NetworkMode::Default) => request.network,
                 Some(df::NetworkMode::None) => NetworkMode::None,
                 Some(df::NetworkMode::Host) => NetworkMode::Host,
             },
@@ -111,6 +111,12 @@ impl StageLowering<'_, '_, '_> {
 
     /// A file system with one file in it, whose content is written in the Dockerfile.
     pub fn inline_file(&mut self, step: &Step, name: &str, content: &str, mode: u32) -> Result<Edge, LowerError> {
+        if name.contains('/') {
+            let error = LowerError::at(step.span(), format!("the name of a heredoc can't have a slash: {name}"));
+            return Err(
+                error.with_help(Some("give the file's name alone, and its directory as the destination".to_owned()))
+            );
+        }
         let mkfile = MkfileAction {
             path: join("/", name),
             mode,

@@ -228,6 +228,8 @@ fn what_a_step_is_given() {
     assert_eq!((exec.devices[0].name.as_str(), exec.devices[0].optional), ("gpu", false));
     let other = try_lower("FROM base\nRUN x", |r| r.network = NetworkMode::Host).unwrap();
     assert_eq!(support::exec(&other).network, NetworkMode::Host);
+    let none = try_lower("FROM base\nRUN --network=default x", |r| r.network = NetworkMode::None).unwrap();
+    assert_eq!(support::exec(&none).network, NetworkMode::None, "the build's default");
 }
 
 #[test]

@@ -260,7 +260,7 @@ fn targets_for_people() {
 #[test]
 fn what_a_target_can_be_given() {
     let text = "ARG UNUSED=1\nARG V=3\n# IMAGE what to build on\nARG IMAGE=alpine:$V\nFROM $IMAGE AS app\n# LEVEL how much\nARG LEVEL=2\n\
-        ARG UNUSED_TOO\nRUN --mount=type=secret,id=tok,required --mount=type=ssh x\nFROM base\nARG OTHER";
+        ARG UNUSED_TOO TARGETARCH LATER\nARG LATER=5\nRUN --mount=type=secret,id=tok,required --mount=type=ssh x\nFROM base\nARG OTHER";
     let file = dockerfile(text);
     let mut request = LowerRequest::new(&file, amd64());
     request.target = Some("app".to_owned());
@@ -276,6 +276,7 @@ fn what_a_target_can_be_given() {
             ("IMAGE", Some("alpine:3"), Some("what to build on")),
             ("LEVEL", Some("9"), Some("how much")),
             ("UNUSED_TOO", None, None),
+            ("LATER", Some("5"), None),
         ]
     );
     assert_eq!((outline.secrets[0].id.as_str(), outline.secrets[0].required), ("tok", true));

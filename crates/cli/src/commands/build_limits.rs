@@ -29,6 +29,9 @@ pub fn run_options(args: &BuildArgs) -> Result<RunOptions> {
         other => return Err(CliError::usage(format!("--network {other}: use default, none or host"))),
     };
     let ulimits = args.ulimits.iter().map(|u| ulimit(u)).collect::<Result<_>>()?;
+    let mut allow = entitlements(&args.allow)?;
+    // Who gives the build the host's network has granted it, as in docker.
+    allow.network_host |= network == NetworkMode::Host;
     let shm_size = args.shm_size.as_deref().map(|s| bytes("--shm-size", s)).transpose()?;
     Ok(RunOptions {
         network,
@@ -36,7 +39,7 @@ pub fn run_options(args: &BuildArgs) -> Result<RunOptions> {
         limits: Limits { ulimits, shm_size },
         resources: resources(args)?,
         hostname: None,
-        allow: entitlements(&args.allow)?,
+        allow,
         proxy: proxy_variables(),
     })
 }
