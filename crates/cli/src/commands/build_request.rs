@@ -151,6 +151,7 @@ fn named_contexts(list: &[String]) -> Result<BTreeMap<String, String>> {
             }
             Some(("docker-image", image)) => drop(reference("--build-context docker-image://", image)?),
             Some((_, "")) => return Err(bad("nothing follows the scheme")),
+            None if value.starts_with("target:") => return Err(bad("other targets can be named in a bake file only")),
             None if !is_remote(&value) && !std::path::Path::new(&value).is_dir() => {
                 return Err(bad("there is no such directory"));
             }

@@ -85,7 +85,11 @@ impl OciLayout {
             || entries.iter().filter_map(|d| d.annotations.get(ANNOTATION_REF_NAME).cloned()).collect::<Vec<_>>();
         found.cloned().ok_or_else(|| {
             let wanted = name.unwrap_or("latest");
-            Error::Archive(format!("{} has no image {wanted:?}: it has {}", self.path.display(), known().join(", ")))
+            let names = match known() {
+                none if none.is_empty() => "its images have no names".to_owned(),
+                names => format!("it has {}", names.join(", ")),
+            };
+            Error::Archive(format!("{} has no image {wanted:?}: {names}", self.path.display()))
         })
     }
 
