@@ -63,10 +63,10 @@ impl CliError {
         self
     }
 
-    /// Of a build. `output_shown`: the screen ends with the output of the step that failed.
-    pub fn of_build(error: Error, output_shown: bool) -> Self {
+    /// Of a build. `output_shown`: the screen ends with the output of the step that failed. `shell`: what opens one there.
+    pub fn of_build(error: Error, output_shown: bool, shell: fn() -> String) -> Self {
         match error {
-            Error::Step(step) => step_error(*step, output_shown),
+            Error::Step(step) => step_error(*step, output_shown, Some(shell)),
             other => other.into(),
         }
     }
@@ -122,7 +122,7 @@ impl From<Error> for CliError {
                     errors => Self::failed(format!("{}: {errors} errors", source.name())),
                 }
             }
-            Error::Step(step) => step_error(*step, false),
+            Error::Step(step) => step_error(*step, false, None),
             Error::Leaks(leaks) => {
                 let list = leak_list(&leaks);
                 Self::failed(format!("the result was not written: it holds secrets{list}"))
@@ -164,7 +164,7 @@ fn leak_list(leaks: &[Leak]) -> String {
 }
 
 /// The excerpt, the end of the output if that is not on the screen already, and one line that repeats neither.
-fn step_error(step: StepError, output_shown: bool) -> CliError {
+fn step_error(step: StepError, output_shown: bool, shell: Option<fn() -> String>) -> CliError {
     let mut name = step.name.as_str();
     let mut place = String::new();
     if let (Some(source), Some(location)) = (&step.source_text, &step.location) {
@@ -183,10 +183,10 @@ fn step_error(step: StepError, output_shown: bool) -> CliError {
         }
         cause => {
             let is_full = step.output.iter().any(|line| line.contains("No space left on device"));
-            CliError::failed(format!("{name}{place} {cause}")).with_hint(if is_full {
-                "if the disk of kiln's store is full: `kiln system df` shows what uses the space, `kiln prune` frees it"
-            } else {
-                "`kiln logs` shows the whole output; the same command with --on-error=shell opens a shell where it failed"
+            let shell = shell.map(|text| format!("; {}", text())).unwrap_or_default();
+            CliError::failed(format!("{name}{place} {cause}")).with_hint(match is_full {
+                true => format!("if the disk of kiln's store is full: {MAKE_ROOM}"),
+                false => format!("`kiln logs` shows the whole output{shell}"),
             })
         }
     }

@@ -16,22 +16,29 @@ const MOST_LINES: usize = 30;
 /// Of one of these lines.
 const MOST_COLUMNS: usize = 1000;
 
-fn renderer() -> Renderer {
-    let colour = std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none();
+fn renderer(terminal: bool) -> Renderer {
+    let colour = terminal && std::env::var_os("NO_COLOR").is_none();
     if colour { Renderer::styled() } else { Renderer::plain() }
 }
 
 /// Shows diagnostics with the lines they are about.
 pub fn show(source: &Source, diagnostics: &[Diagnostic]) {
+    let renderer = renderer(std::io::stderr().is_terminal());
     for diagnostic in diagnostics.iter().take(MOST) {
-        eprintln!("{}\n", render(source, diagnostic));
+        eprintln!("{}\n", render(source, diagnostic, &renderer));
     }
     if diagnostics.len() > MOST {
         eprintln!("… and {} more", diagnostics.len() - MOST);
     }
 }
 
-fn render(source: &Source, diagnostic: &Diagnostic) -> String {
+/// All of them as a text for standard output.
+pub fn report(source: &Source, diagnostics: &[Diagnostic]) -> String {
+    let renderer = renderer(std::io::stdout().is_terminal());
+    diagnostics.iter().map(|d| render(source, d, &renderer) + "\n\n").collect()
+}
+
+fn render(source: &Source, diagnostic: &Diagnostic, renderer: &Renderer) -> String {
     let text = String::from_utf8_lossy(source.bytes());
     // Lossy decoding of a file that is not UTF-8 would move every span.
     if text.len() != source.bytes().len() || text.len() > 1 << 20 {
@@ -55,7 +62,7 @@ fn render(source: &Source, diagnostic: &Diagnostic) -> String {
     if let Some(url) = diagnostic.url {
         group = group.element(Level::NOTE.message(url));
     }
-    renderer().render(&[group])
+    renderer.render(&[group])
 }
 
 /// User names and passwords of URLs as stars, as many as there were bytes, so that places stay what they are.

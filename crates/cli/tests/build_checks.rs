@@ -20,8 +20,19 @@ fn variables_of_base_images_are_known() {
 #[test]
 fn a_check_looks_at_all_stages_and_a_build_at_those_it_needs() {
     let s = Sandbox::bare("FROM scratch AS unused\nWORKDIR relative\nFROM scratch\nCOPY busybox /b\n");
-    s.build(&["--check"]).fails(3).says(&["WorkdirRelativePath"]);
+    let found = s.build(&["--check"]).fails(3).stdout;
+    assert!(found.contains("WorkdirRelativePath") && found.contains("Dockerfile:2:9"), "{found}");
     s.build(&["--check", "--target", "1"]).ok();
+    let json = s.build(&["--call=check,format=json"]).fails(3).stdout;
+    let json: serde_json::Value = serde_json::from_str(&json).unwrap();
+    assert_eq!(json["warnings"][0]["ruleName"], "WorkdirRelativePath");
+    assert_eq!(json["warnings"][0]["location"]["ranges"][0]["start"]["line"], 2, "as docker writes it");
+    s.file("Dockerfile", "FROM scratch\nCPOY a b\n");
+    let json = s.build(&["--call=check,format=json"]).fails(1).stdout;
+    let json: serde_json::Value = serde_json::from_str(&json).unwrap();
+    assert!(json["buildError"]["message"].as_str().unwrap().contains("CPOY"), "{json}");
+    assert_eq!(json["buildError"]["location"]["ranges"][0]["start"]["line"], 2);
+    s.file("Dockerfile", "FROM scratch AS unused\nWORKDIR relative\nFROM scratch\nCOPY busybox /b\n");
     s.build(&["-o", "type=cacheonly"]).ok().hides("WorkdirRelativePath");
 }
 

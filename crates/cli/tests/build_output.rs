@@ -148,6 +148,14 @@ fn several_results_of_one_build() {
 }
 
 #[test]
+fn quiet_prints_one_line_whatever_is_made() {
+    let s = sandbox();
+    for output in ["type=local,dest=out", "type=tar,dest=o.tar", "type=cacheonly"] {
+        assert_eq!(s.kiln(&["build", "-q", "-o", output, "ctx"]).ok().stdout, "\n", "as docker, of {output}");
+    }
+}
+
+#[test]
 fn ids_and_metadata_are_written_to_files() {
     let s = sandbox();
     let quiet = s

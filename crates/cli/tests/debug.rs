@@ -8,6 +8,8 @@ use std::process::{Command, Stdio};
 
 use support::*;
 
+const KILN: &str = env!("CARGO_BIN_EXE_kiln");
+
 #[test]
 fn an_image_without_a_shell_gets_tools_and_stays_as_it_is() {
     let Some(s) = Sandbox::new(
@@ -41,15 +43,18 @@ fn a_failed_step_can_be_looked_into() {
     let Some(s) = Sandbox::new(&dockerfile) else { return };
     let secret = s.file("secret", "hidden");
     s.build(&["--secret", &format!("id=s,src={}", secret.display())]).fails(1).says(&["--on-error=shell"]);
-    let line = format!(
-        "{} build --on-error=shell --secret id=s,src={} {}",
-        env!("CARGO_BIN_EXE_kiln"),
-        secret.display(),
-        s.ctx().display()
-    );
-    let mut command = Command::new("script");
-    command.args(["-qec", &line, "/dev/null"]).env("KILN_ROOT", s.path("store"));
-    let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+    let in_terminal = |line: &str| {
+        let mut command = Command::new("script");
+        command.args(["-qec", line, "/dev/null"]).env("KILN_ROOT", s.path("store"));
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap()
+    };
+    let line = format!("{} build --secret 'id=s,src={}' {}", KILN, secret.display(), s.ctx().display());
+    let output = in_terminal(&line).wait_with_output().unwrap();
+    let shown = String::from_utf8_lossy(&output.stdout).replace('\r', "");
+    let pasted = shown.lines().find(|l| l.starts_with("  ") && l.contains("--on-error=shell"));
+    let pasted = pasted.unwrap_or_else(|| panic!("no command in {shown}"));
+    assert!(pasted.trim_start().starts_with(&format!("{KILN} build --on-error=shell --secret")), "{pasted}");
+    let mut child = in_terminal(pasted);
     let mut keys = child.stdin.take().unwrap();
     keys.write_all(b"echo \"[$(cat made /cache/f /run/secrets/s) $(pwd) $WHERE]\"; exit\n").unwrap();
     let output = child.wait_with_output().unwrap();

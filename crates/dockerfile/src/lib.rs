@@ -25,7 +25,8 @@ pub use diagnostic::{Diagnostic, Label, Severity};
 pub use expand::{ExpandError, ExpandErrorKind, ExpandMode, Expanded, expand_heredoc, expand_word, expand_words};
 pub use ignore::{BadPattern, IgnoreFile, IgnoreMatcher, IgnorePattern, PatternSet, Verdict, path_match};
 pub use lint::{
-    BaseImage, BaseImageLookup, CheckOptions, CheckOptionsError, LintContext, LintReport, is_in_environment, lint,
+    BaseImage, BaseImageLookup, CheckOptions, CheckOptionsError, LintContext, LintReport, is_in_environment,
+    is_secret_name, lint,
 };
 pub use mount::{Mount, MountError, MountField, MountSpec, Sharing};
 pub use nearest::nearest;

@@ -10,7 +10,7 @@ use kiln_engine::request::{BuildRequest, Output};
 
 use super::build::{BuildArgs, OnError};
 use super::build_request::request;
-use super::{check, debug};
+use super::{again, check, debug};
 use crate::environment::{Environment, cancel_on_signal, protect_memory};
 use crate::error::CliError;
 use crate::foreground::Foreground;
@@ -60,7 +60,7 @@ pub fn build(
     let lints = Arc::new(Lints::new(Arc::clone(&display)));
     let outcome = build::build(&engine, request, Arc::clone(&lints) as Arc<dyn EventSink>, &cancel);
     let output_shown = display.finish();
-    let result = outcome.map_err(|e| CliError::of_build(e, output_shown))?;
+    let result = outcome.map_err(|e| CliError::of_build(e, output_shown, again::with_shell))?;
     if !matches!(mode, Mode::Quiet | Mode::Rawjson) {
         lints.show();
     }
@@ -96,10 +96,9 @@ fn finish(args: &BuildArgs, result: &BuildResult) -> Result<ExitCode, CliError> 
         let json = serde_json::to_string_pretty(&metadata(result)).map_err(|e| CliError::failed(e.to_string()))?;
         write(path, json)?;
     }
-    if args.quiet
-        && let Some(id) = result.image_id()
-    {
-        println!("{id}");
+    if args.quiet {
+        // An empty line where no image is made, as docker prints.
+        crate::output::print(&format!("{}\n", result.image_id().map(|id| id.to_string()).unwrap_or_default()))?;
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -3,17 +3,16 @@
 use std::process::ExitCode;
 use std::sync::Arc;
 
-use kiln_engine::Engine;
-use kiln_engine::Steps;
 use kiln_engine::build::{Checked, check as run_checks, load, outline};
-use kiln_engine::dockerfile::Source;
+use kiln_engine::dockerfile::{Diagnostic, Source};
 use kiln_engine::events::NoEvents;
-use kiln_engine::frontend::{Outline, OutlineMount, Target, targets};
+use kiln_engine::frontend::{Outline, Target, targets};
 use kiln_engine::request::BuildRequest;
+use kiln_engine::{Engine, Error, Steps};
 
 use super::call_json;
 use crate::error::{CliError, code};
-use crate::excerpt;
+use crate::{excerpt, output};
 
 /// What to evaluate.
 pub struct Method {
@@ -49,78 +48,94 @@ impl Method {
 
 /// Evaluates and prints.
 pub fn run(engine: &Arc<Engine>, request: &BuildRequest, method: &Method) -> Result<ExitCode, CliError> {
-    let loaded = load(engine, request, &Steps::new(Arc::new(NoEvents)))?;
-    let source = &loaded.dockerfile.source;
-    let print = |value: serde_json::Value| println!("{value}");
-    match method.kind {
-        Kind::Check => {
-            let checked = run_checks(engine, request, &loaded)?;
-            if method.json {
-                print(call_json::checked(&checked, source));
-            } else {
-                show_checked(&checked, source);
-            }
-            return Ok(match (&checked.error, checked.warnings.is_empty()) {
-                (Some(_), _) => ExitCode::FAILURE,
-                (None, false) => ExitCode::from(code::CHECK),
-                (None, true) => ExitCode::SUCCESS,
-            });
+    let loaded = match load(engine, request, &Steps::new(Arc::new(NoEvents))) {
+        Err(Error::Dockerfile { file, diagnostics }) if method.json && matches!(method.kind, Kind::Check) => {
+            let (errors, warnings): (Vec<_>, _) = diagnostics.into_iter().partition(Diagnostic::is_error);
+            let checked = Checked { warnings, error: errors.into_iter().next().map(Box::new), ..Checked::default() };
+            output::print(&json(&call_json::checked(&checked, &file)))?;
+            return Ok(ExitCode::FAILURE);
         }
+        loaded => loaded?,
+    };
+    let source = &loaded.dockerfile.source;
+    let text = match method.kind {
+        Kind::Check => return check(&run_checks(engine, request, &loaded)?, source, method.json),
         Kind::Targets => {
             let all = targets(&loaded.dockerfile);
-            if method.json { print(call_json::targets(&all, source)) } else { show_targets(&all) }
+            if method.json { json(&call_json::targets(&all, source)) } else { targets_text(&all) }
         }
         Kind::Outline => {
             let outline = outline(engine, request, &loaded)?;
-            if method.json { print(call_json::outline(&outline, source)) } else { show_outline(&outline) }
+            if method.json { json(&call_json::outline(&outline, source)) } else { outline_text(&outline) }
         }
-    }
+    };
+    output::print(&text)?;
     Ok(ExitCode::SUCCESS)
 }
 
-fn show_checked(checked: &Checked, source: &Source) {
-    excerpt::show(source, &checked.warnings);
-    if let Some(error) = &checked.error {
-        return excerpt::show(source, std::slice::from_ref(&**error));
-    }
-    let what = match checked.warnings.len() {
-        0 => "no warnings found.".to_owned(),
-        1 => "1 warning has been found!".to_owned(),
-        n => format!("{n} warnings have been found!"),
-    };
-    println!("Check complete, {what}");
+fn json(document: &serde_json::Value) -> String {
+    format!("{document:#}\n")
 }
 
-fn show_targets(list: &[Target]) {
-    println!("{:<24} DESCRIPTION", "TARGET");
+/// What was found is the result; what a build would be refused for is an error.
+fn check(checked: &Checked, source: &Source, as_json: bool) -> Result<ExitCode, CliError> {
+    match as_json {
+        true => output::print(&json(&call_json::checked(checked, source)))?,
+        false => output::print(&check_text(checked, source))?,
+    }
+    if let Some(error) = &checked.error {
+        if !as_json {
+            excerpt::show(source, std::slice::from_ref(&**error));
+        }
+        return Ok(ExitCode::FAILURE);
+    }
+    Ok(if checked.warnings.is_empty() { ExitCode::SUCCESS } else { ExitCode::from(code::CHECK) })
+}
+
+fn check_text(checked: &Checked, source: &Source) -> String {
+    let what = match checked.warnings.len() {
+        _ if checked.error.is_some() => String::new(),
+        0 => "Check complete, no warnings found.\n".to_owned(),
+        1 => "Check complete, 1 warning has been found!\n".to_owned(),
+        n => format!("Check complete, {n} warnings have been found!\n"),
+    };
+    excerpt::report(source, &checked.warnings) + &what
+}
+
+fn targets_text(list: &[Target]) -> String {
+    let mut text = format!("{:<24} DESCRIPTION\n", "TARGET");
     for target in list {
         let name = if target.name.is_empty() { "(unnamed)" } else { &target.name };
         let name = if target.default { format!("{name} (default)") } else { name.to_owned() };
-        println!("{}", format!("{name:<24} {}", target.description.as_deref().unwrap_or("")).trim_end());
+        row(&mut text, &format!("{name:<24} {}", target.description.as_deref().unwrap_or("")));
     }
+    text
 }
 
-fn show_outline(outline: &Outline) {
-    println!("TARGET:      {}", if outline.name.is_empty() { "(default)" } else { &outline.name });
+fn outline_text(outline: &Outline) -> String {
+    let mut text = format!("TARGET:      {}\n", if outline.name.is_empty() { "(default)" } else { &outline.name });
     if let Some(description) = &outline.description {
-        println!("DESCRIPTION: {description}");
+        text += &format!("DESCRIPTION: {description}\n");
     }
     if !outline.args.is_empty() {
-        println!("\n{:<24} {:<24} DESCRIPTION", "BUILD ARG", "VALUE");
+        text += &format!("\n{:<24} {:<24} DESCRIPTION\n", "BUILD ARG", "VALUE");
     }
     for arg in &outline.args {
-        let (value, description) = (arg.value.as_deref().unwrap_or(""), arg.description.as_deref().unwrap_or(""));
-        println!("{}", format!("{:<24} {value:<24} {description}", arg.name).trim_end());
+        let (value, about) = (arg.value.as_deref().unwrap_or(""), arg.description.as_deref().unwrap_or(""));
+        row(&mut text, &format!("{:<24} {value:<24} {about}", arg.name));
     }
-    show_mounts("SECRET", &outline.secrets);
-    show_mounts("SSH", &outline.ssh);
+    for (head, mounts) in [("SECRET", &outline.secrets), ("SSH", &outline.ssh)] {
+        if !mounts.is_empty() {
+            text += &format!("\n{head:<24} REQUIRED\n");
+        }
+        for mount in mounts {
+            row(&mut text, &format!("{:<24} {}", mount.id, if mount.required { "true" } else { "" }));
+        }
+    }
+    text
 }
 
-fn show_mounts(head: &str, mounts: &[OutlineMount]) {
-    if !mounts.is_empty() {
-        println!("\n{head:<24} REQUIRED");
-    }
-    for mount in mounts {
-        println!("{}", format!("{:<24} {}", mount.id, if mount.required { "true" } else { "" }).trim_end());
-    }
+fn row(text: &mut String, line: &str) {
+    text.push_str(line.trim_end());
+    text.push('\n');
 }

@@ -1,5 +1,6 @@
 //! The commands. Each file has the arguments of one command, whose documentation is its `--help`, and runs it.
 
+mod again;
 mod base;
 mod base_print;
 pub mod budget;

@@ -46,7 +46,7 @@ impl RawJson {
         let mut value = json!({
             "level": 1,
             "short": base64(format!("{rule}{} (line {})", diagnostic.message, at.line).as_bytes()),
-            "sourceInfo": { "filename": file.name(), "language": "Dockerfile" },
+            "sourceInfo": { "filename": file.name(), "data": base64(file.bytes()), "language": "Dockerfile" },
             "range": [{ "start": place, "end": place }],
         });
         if let Some(first) = self.steps.keys().min() {

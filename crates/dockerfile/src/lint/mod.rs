@@ -10,6 +10,7 @@ mod words;
 
 use std::collections::{BTreeMap, HashSet};
 
+pub use names::is_secret_name;
 pub use options::{CheckOptions, CheckOptionsError};
 pub use scope::is_in_environment;
 

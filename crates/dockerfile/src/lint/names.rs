@@ -93,7 +93,7 @@ fn architecture(name: &str) -> &str {
 }
 
 /// Whether a variable's name says that it holds a secret: one of its words does, and none says otherwise.
-pub(crate) fn is_secret_name(name: &str) -> bool {
+pub fn is_secret_name(name: &str) -> bool {
     const SECRET: &[&str] =
         &["apikey", "auth", "credential", "credentials", "key", "password", "pword", "passwd", "secret", "token"];
     const HARMLESS: &[&str] = &["public", "file", "version"];
