@@ -103,6 +103,15 @@ fn the_reason_of_each_miss_is_told_in_words() {
     s.build(&["--explain-cache"]).ok().says(&["src/b.py is new"]);
     std::fs::remove_file(s.ctx().join("src/b.py")).unwrap();
     s.build(&["--explain-cache", "--build-arg", "VERSION=2"]).ok().says(&["VERSION changed: \"1\" -> \"2\""]);
+    // VERSION is 1 again, which ran before: it is not what changed.
+    s.file("Dockerfile", text(s.ctx().join("Dockerfile")).replace("RUN echo $VERSION", "RUN echo v $VERSION"));
+    let run = s.build(&["--explain-cache"]).ok().says(&["the command changed"]);
+    assert!(!run.stderr.contains("VERSION changed"), "{}", run.stderr);
+    s.file("Dockerfile", text(s.ctx().join("Dockerfile")).replace("COPY src /src", "COPY --chmod=600 src /srv"));
+    let says = ["the destination changed: /src -> /srv", "--chmod changed: none -> 600"];
+    s.build(&["--explain-cache"]).ok().says(&says).hides("the instruction changed");
+    let says = ["--add-host changed: none -> db:10.0.0.1"];
+    s.build(&["--explain-cache", "--add-host", "db:10.0.0.1"]).ok().says(&says);
     s.file("Dockerfile", text(s.ctx().join("Dockerfile")).replace("echo one", "echo two"));
     s.build(&["--explain-cache", "--build-arg", "VERSION=2"]).ok().says(&["the command changed"]);
     s.build(&["--explain-cache", "--no-cache"]).ok().says(&["--no-cache"]);

@@ -59,7 +59,7 @@ pub fn build(
     request.on_failure = foreground.map(|f| debug::on_failure(&args.tools, f, Arc::clone(&display)));
     let lints = Arc::new(Lints::new(Arc::clone(&display)));
     let outcome = build::build(&engine, request, Arc::clone(&lints) as Arc<dyn EventSink>, &cancel);
-    let output_shown = display.finish();
+    let output_shown = if outcome.is_ok() { display.finish() } else { display.finish_failed() };
     let result = outcome.map_err(|e| CliError::of_build(e, output_shown, again::with_shell))?;
     if !matches!(mode, Mode::Quiet | Mode::Rawjson) {
         lints.show();

@@ -38,10 +38,11 @@ fn skip_escape(chars: &mut std::str::Chars<'_>) {
     }
 }
 
-/// The part of a line that the user should see after carriage returns redrew it.
+/// The part of a line that the user should see after carriage returns redrew it. What only erases the line is not it: the next
+/// part is on its way.
 pub fn after_carriage_return(line: &[u8]) -> &[u8] {
-    let line = line.strip_suffix(b"\r").unwrap_or(line);
-    line.rsplit(|b| *b == b'\r').next().unwrap_or(line)
+    let parts = || line.rsplit(|b| *b == b'\r');
+    parts().find(|part| !printable(part).trim().is_empty()).unwrap_or_else(|| parts().next().unwrap_or(line))
 }
 
 /// Columns that a terminal needs for `text`.
@@ -95,5 +96,7 @@ mod tests {
     fn terminal_escapes_do_not_reach_the_terminal() {
         assert_eq!(printable(b"\x1b[31mred\x1b[0m \x07bell\x1b]0;title\x07 end"), "red bell end");
         assert_eq!(after_carriage_return(b"10%\r20%\r"), b"20%");
+        assert_eq!(after_carriage_return(b"10%\r20%\r\x1b[K"), b"20%");
+        assert_eq!(after_carriage_return(b"\r\r"), b"");
     }
 }

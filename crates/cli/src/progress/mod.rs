@@ -107,6 +107,8 @@ impl Queue {
 struct Screen {
     /// Something else wrote to it.
     disturbed: bool,
+    /// What it shows has failed.
+    failed: bool,
 }
 
 /// One way of showing events.
@@ -117,8 +119,9 @@ trait Renderer: Send {
     fn tick(&mut self) {}
     /// Called when something else has written to the screen.
     fn disturbed(&mut self) {}
-    /// Called once, after the last event. Tells whether the output of the step that failed is what the screen ends with.
-    fn finish(&mut self) -> bool {
+    /// Called once, after the last event, with how it all ended. Tells whether the output of the step that failed is what the
+    /// screen ends with.
+    fn finish(&mut self, _failed: bool) -> bool {
         false
     }
 }
@@ -174,6 +177,12 @@ impl Display {
         then()
     }
 
+    /// The same for what failed, also if no step did.
+    pub fn finish_failed(&self) -> bool {
+        self.screen.lock().unwrap_or_else(PoisonError::into_inner).failed = true;
+        self.finish()
+    }
+
     /// Shows what is left and ends the display. Later events are dropped. Tells whether the output of the step that failed
     /// is what the screen ends with.
     pub fn finish(&self) -> bool {
@@ -205,7 +214,7 @@ fn show(mut renderer: Box<dyn Renderer>, queue: &Queue, screen: &Mutex<Screen>) 
         }
         events.into_iter().for_each(|e| renderer.event(e));
         if ended {
-            break;
+            return renderer.finish(screen.failed);
         }
         if last_tick.elapsed() >= TICK {
             renderer.tick();
@@ -214,5 +223,4 @@ fn show(mut renderer: Box<dyn Renderer>, queue: &Queue, screen: &Mutex<Screen>) 
         drop(screen);
         queue.gather();
     }
-    renderer.finish()
 }

@@ -158,7 +158,7 @@ impl Renderer for Plain {
         self.last_shown = None;
     }
 
-    fn finish(&mut self) -> bool {
+    fn finish(&mut self, _failed: bool) -> bool {
         self.failed.is_some() && self.failed == self.last_shown
     }
 }

@@ -193,7 +193,7 @@ impl Renderer for Transfer {
         }
     }
 
-    fn finish(&mut self) -> bool {
+    fn finish(&mut self, _failed: bool) -> bool {
         if self.terminal {
             self.redraw(&[]);
         }

@@ -270,10 +270,10 @@ impl Renderer for Tty {
         self.drawn.clear();
     }
 
-    fn finish(&mut self) -> bool {
+    fn finish(&mut self, failed: bool) -> bool {
         // What was never needed does not count any more.
         let known = self.started.max(self.finished);
-        let done = self.finished == known && !self.failed;
+        let done = self.finished == known && !self.failed && !failed;
         let head = cut(&self.head(known, if done { " FINISHED" } else { "" }), width());
         self.redraw(&[head]);
         false

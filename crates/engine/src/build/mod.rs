@@ -118,8 +118,8 @@ fn prepare(
     checks::report(&request, &loaded, &lowered, &steps)?;
     epoch_of_context(&request, &steps)?;
     let targets: Vec<VertexId> = lowered.images.iter().filter_map(|i| i.root.map(|e| e.vertex)).collect();
-    let plan = Plan::new(&lowered.graph, &targets, &*resolved)?;
-    check_entitlements(&request, &lowered, &resolved)?;
+    let plan = Plan::new(&lowered.graph, &targets, &*resolved).inspect_err(|e| show_failed(&steps, e))?;
+    check_entitlements(&request, &lowered, &resolved).inspect_err(|e| show_failed(&steps, e))?;
     let step_ids = announce(&lowered, &plan, &steps);
     let mut request = request;
     request.source_date_epoch = lowered.source_date_epoch.or(request.source_date_epoch);
@@ -292,6 +292,17 @@ fn check_entitlements(request: &BuildRequest, lowered: &Lowered, resolved: &Reso
         return Err(resolved.located(vertex, error));
     }
     Ok(())
+}
+
+/// Of a name and an error, as both may hold a word of the Dockerfile, which may be huge.
+const MOST_SHOWN: usize = 4000;
+
+/// A step that failed before steps are announced: a source is not in the context, say.
+fn show_failed(steps: &Steps, error: &Error) {
+    if let Error::Step(failed) = error {
+        let short = |text: &str| text.chars().take(MOST_SHOWN).collect::<String>();
+        steps.begin(&short(&failed.name)).end(crate::events::Outcome::Failed(short(&failed.cause.to_string())));
+    }
 }
 
 fn announce(lowered: &Lowered, plan: &Plan, steps: &Steps) -> Vec<crate::events::StepId> {

@@ -261,7 +261,9 @@ impl<'a> Solver<'a> {
     fn digest_input(&self, node: NodeId, input: usize, value: &Value) -> Result<Digest> {
         let vertex = vertex(node, &self.job.graph);
         match &vertex.input_uses()[input] {
-            InputUse::Content(selectors) => self.job.digest(value, selectors).map_err(|e| self.located(vertex, e)),
+            InputUse::Content(selectors) => {
+                self.job.digest(value, selectors).map_err(|e| self.not_digested(node, self.located(vertex, e)))
+            }
             InputUse::Key => Ok(value.identity()),
         }
     }
@@ -328,6 +330,15 @@ impl<'a> Solver<'a> {
         };
         let name = format!("step.{}", key.hex());
         self.job.engine.store.lock_while(&name, &mut keep_waiting)?.ok_or(Error::Cancelled)
+    }
+
+    /// Ends a step whose inputs have not what it asks for. Each of them may say so.
+    fn not_digested(&self, node: NodeId, error: Error) -> Error {
+        let is_first = || self.shown.lock().unwrap_or_else(PoisonError::into_inner).insert(node);
+        match matches!(error, Error::Step(_)) && is_first() {
+            true => self.not_made(node, self.take_step(node), error),
+            false => error,
+        }
     }
 
     /// Ends a step that failed.
