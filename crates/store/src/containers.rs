@@ -88,11 +88,14 @@ impl Containers<'_> {
         Ok(work)
     }
 
-    /// Removes a container. Its lock must be held.
+    /// Removes a container. Its lock must be held. Not being there is success.
     pub fn remove(&self, id: &str) -> Result<Removed> {
         let trash = self.0.inner().session()?.draft();
         let dir = self.dir(id);
-        fs::rename(&dir, &trash).ctx("remove", &dir)?;
+        match fs::rename(&dir, &trash) {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => {}
+            renamed => renamed.ctx("remove", &dir)?,
+        }
         self.0.roots().remove(&format!("{OWNER}{id}"))?;
         fsutil::remove_path(&trash).ctx("remove", &trash)
     }

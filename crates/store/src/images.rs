@@ -98,6 +98,14 @@ impl Images<'_> {
         self.0.inner().db.read(|db| query(db, "WHERE digest=?1 ORDER BY name IS NULL, name", [digest.bytes()]))
     }
 
+    /// How many names an image has.
+    pub fn count_names(&self, digest: &Digest) -> Result<usize> {
+        let sql = "SELECT count(name) FROM images WHERE digest=?1";
+        let count =
+            |db: &Connection| Ok(db.prepare_cached(sql)?.query_row([digest.bytes()], |r| r.get::<_, i64>(0))?);
+        self.0.inner().db.read(count).map(|count| usize::try_from(count).unwrap_or(0))
+    }
+
     /// Images that live processes use. A collection keeps their content whatever is removed here.
     pub fn in_use(&self) -> Result<HashSet<Digest>> {
         let pins = all_pins(self.0.root())?;
@@ -329,7 +337,23 @@ impl Images<'_> {
 
 /// The key of `meta` under which the last use of an image is.
 pub(crate) fn used_key(digest: &Digest) -> String {
-    format!("image used {digest}")
+    format!("{USED}{digest}")
+}
+
+const USED: &str = "image used ";
+
+/// Forgets when images were used that are gone.
+pub(crate) fn forget_uses(db: &Connection) -> Result<()> {
+    let mut statement = db.prepare_cached("SELECT key FROM meta WHERE key>=?1 AND key<?2")?;
+    let keys = statement.query_map([USED, "image used!"], |r| r.get::<_, String>(0))?;
+    for key in keys.collect::<rusqlite::Result<Vec<_>>>()? {
+        let digest = key.strip_prefix(USED).and_then(|text| text.parse::<Digest>().ok());
+        let is_here = |d: Digest| db.prepare_cached("SELECT 1 FROM images WHERE digest=?1")?.exists([d.bytes()]);
+        if !digest.map(is_here).transpose()?.unwrap_or(false) {
+            db.prepare_cached("DELETE FROM meta WHERE key=?1")?.execute([&key])?;
+        }
+    }
+    Ok(())
 }
 
 /// The only image of an index that does not say for which platform it is.

@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::fs;
+use std::io::ErrorKind;
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::PathBuf;
 use std::str::FromStr;
@@ -300,10 +301,14 @@ impl Layers<'_> {
         let path = self.path(id);
         let same = match boot {
             Some(boot) if boot != boot_id() => {
-                let found = fsutil::measure(&path, MEASURE_MAX).ok().flatten();
+                let found = match fsutil::measure(&path, MEASURE_MAX) {
+                    Err(e) if matches!(e.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => None,
+                    // That it can't be read now says nothing of what is there.
+                    found => found.ctx("read", &path)?,
+                };
                 check.is_some() && found.map(|m| m.check as i64) == check
             }
-            _ => return Ok(path.exists() || self.forget_files(id)?),
+            _ => return Ok(path.try_exists().ctx("stat", &path)? || self.forget_files(id)?),
         };
         if same {
             inner.db.write(|tx| Ok(tx.execute("UPDATE layers SET boot=NULL WHERE id=?1", [id.0])?))?;

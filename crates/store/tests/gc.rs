@@ -536,4 +536,11 @@ fn images_go_by_their_last_use_if_they_may() {
     let report = store.gc(&PrunePolicy { images: true, ..policy }).unwrap();
     assert_eq!(report.evicted, [("image".to_owned(), "app1:latest".to_owned())], "app0 was used, app2 is newer");
     assert_eq!(store.images().list().unwrap().len(), 2);
+    // What is remembered of an image goes with it.
+    let uses = || db.query_row("SELECT count(*) FROM meta WHERE key LIKE 'image used %'", [], |r| r.get::<_, i64>(0));
+    store.collect().unwrap();
+    assert_eq!(uses().unwrap(), 1);
+    store.images().remove_digest(&digests[0]).unwrap();
+    store.collect().unwrap();
+    assert_eq!(uses().unwrap(), 0);
 }

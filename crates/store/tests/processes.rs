@@ -298,3 +298,30 @@ fn a_full_disk_loses_nothing() {
         eprintln!("a_full_disk_loses_nothing: {text}");
     }
 }
+
+#[test]
+#[ignore = "run by a_layer_that_cannot_be_read_now_is_not_forgotten"]
+fn child_without_descriptors() {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let Some((store, id)) = in_child() else { return };
+    let id: LayerId = id.parse().unwrap();
+    assert!(store.layers().find(&id).unwrap().is_some());
+    let usual = getrlimit(Resource::Nofile);
+    setrlimit(Resource::Nofile, Rlimit { current: Some(3), maximum: usual.maximum }).unwrap();
+    let intact = store.layers().intact(&id);
+    setrlimit(Resource::Nofile, usual).unwrap();
+    assert!(intact.is_err(), "{intact:?}");
+    assert!(store.layers().intact(&id).unwrap());
+}
+
+#[test]
+fn a_layer_that_cannot_be_read_now_is_not_forgotten() {
+    let env = Env::new();
+    let id = layer(&env.store, "x");
+    record(&env.store, 1, &[id]);
+    let db = rusqlite::Connection::open(env.root().join("kiln.db")).unwrap();
+    db.execute("UPDATE layers SET boot='before'", []).unwrap();
+    let output = child("child_without_descriptors", env.root(), id).wait_with_output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stdout));
+    assert!(env.store.cache().lookup(&key(1)).unwrap().is_some());
+}

@@ -8,7 +8,6 @@ use super::{BATCH, Collector, Kind, PrunePolicy};
 use crate::cache;
 use crate::candidate::{self, Candidate, ImageItem, keep_bytes};
 use crate::error::Result;
-use crate::images;
 use crate::session::Pin;
 use crate::sources::{self, SourceItem};
 use crate::usage::{self, CacheEntry};
@@ -24,6 +23,7 @@ impl Collector<'_> {
         if limited {
             used = self.store.usage()?.total;
         }
+        let _many = self.store.images().many()?;
         // Images that turned out to be in use.
         let mut tried = HashSet::new();
         loop {
@@ -60,7 +60,6 @@ impl Collector<'_> {
 
     /// Takes the names of images away that nobody uses. What they held is found to be unreferenced afterwards.
     fn evict_images(&mut self, items: Vec<ImageItem>) -> Result<()> {
-        let _many = self.store.images().many()?;
         for item in items {
             let gone = self.batch(|this, pins| {
                 if pins.contains(&Pin::Image(item.digest)) {
@@ -69,7 +68,6 @@ impl Collector<'_> {
                 this.store.images().remove_digest(&item.digest).map(|rows| !rows.is_empty())
             })?;
             if gone {
-                self.store.meta().remove(&images::used_key(&item.digest))?;
                 self.report.add(Kind::Images, 1, 0);
                 self.report.evicted.push(("image".into(), item.name));
             }

@@ -19,6 +19,7 @@ use rustix::fs::FlockOperation;
 use crate::candidate::keep_bytes;
 use crate::error::{Context, Result};
 use crate::fsutil::{self, Removed, now_ms};
+use crate::images;
 use crate::layers::{self, LayerId};
 use crate::lock::{self, flock};
 use crate::mark::Marks;
@@ -135,7 +136,7 @@ impl<'a> Collector<'a> {
         self.store.inner().db.write(|tx| {
             tx.execute("DELETE FROM meta WHERE expires<=?1", [now_ms()])?;
             tx.execute("DELETE FROM steps WHERE used<?1", [now_ms() - STEPS_MAX_AGE_MS])?;
-            Ok(())
+            images::forget_uses(tx)
         })
     }
 
