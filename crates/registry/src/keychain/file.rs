@@ -36,6 +36,23 @@ impl AuthFile {
         serde_json::from_slice(&text).map(|map| Some(Self(map))).map_err(|e| error(format!("not valid: {e}")))
     }
 
+    /// Changes a file, which may not be there yet, while no other kiln does. `change` says whether there is something to save.
+    pub fn update(path: &Path, change: impl FnOnce(&mut Self) -> bool) -> Result<bool, Error> {
+        let real = fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
+        // The directory is locked: it stays when the file is replaced, and nothing is left behind. Where that can't be done, as
+        // on some network file systems, it goes without.
+        let directory = real.parent().unwrap_or(Path::new("."));
+        _ = fs::create_dir_all(directory);
+        let directory = fs::File::open(directory).ok();
+        let _locked = directory.filter(|directory| directory.lock().is_ok());
+        let mut file = Self::load(path)?.unwrap_or_default();
+        let changed = change(&mut file);
+        if changed {
+            file.save(path)?;
+        }
+        Ok(changed)
+    }
+
     fn section(&self, name: &str) -> impl Iterator<Item = (&String, &Value)> {
         self.0.get(name).and_then(Value::as_object).into_iter().flatten()
     }
@@ -110,7 +127,7 @@ impl AuthFile {
     }
 
     /// Replaces the file in one step, readable by its owner only. A symbolic link stays one.
-    pub fn save(&self, path: &Path) -> Result<(), Error> {
+    fn save(&self, path: &Path) -> Result<(), Error> {
         let error = |e: std::io::Error| Error::Config { path: path.to_owned(), reason: e.to_string() };
         let real = fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
         let dir = real.parent().unwrap_or(Path::new("."));

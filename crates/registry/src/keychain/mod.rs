@@ -159,7 +159,7 @@ impl Keychain {
     /// Keeps a credential: in the helper that the file names for this registry, or in the file.
     pub fn store(&self, registry: &str, credential: &Credential) -> Result<StoredIn, Error> {
         let path = self.primary()?;
-        let mut file = AuthFile::load(path)?.unwrap_or_default();
+        let file = AuthFile::load(path)?.unwrap_or_default();
         let key = normalise_key(registry);
         let server = if key == "docker.io" { HUB_KEY } else { &key };
         if let Some(helper) = file.helper_for_storing(&key).map(str::to_owned) {
@@ -167,15 +167,17 @@ impl Keychain {
             self.forget(&helper, server);
             return Ok(StoredIn::Helper(helper));
         }
-        file.set_entry(server, credential);
-        file.save(path)?;
+        AuthFile::update(path, |file| {
+            file.set_entry(server, credential);
+            true
+        })?;
         Ok(StoredIn::File(path.to_owned()))
     }
 
     /// Removes a credential from the file and from its helper. `false` if there was none.
     pub fn erase(&self, registry: &str) -> Result<bool, Error> {
         let path = self.primary()?;
-        let Some(mut file) = AuthFile::load(path)? else { return Ok(false) };
+        let Some(file) = AuthFile::load(path)? else { return Ok(false) };
         let key = normalise_key(registry);
         let server = if key == "docker.io" { HUB_KEY } else { &key };
         let mut erased = false;
@@ -184,10 +186,7 @@ impl Keychain {
             helper::erase(&self.helper_dirs, helper, server)?;
             self.forget(helper, server);
         }
-        if file.remove_entry(&key) {
-            file.save(path)?;
-            erased = true;
-        }
+        erased |= AuthFile::update(path, |file| file.remove_entry(&key))?;
         Ok(erased)
     }
 

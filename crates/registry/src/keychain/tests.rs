@@ -145,6 +145,21 @@ fn login_and_logout_keep_everything_else_in_the_file() {
 }
 
 #[test]
+fn logins_at_the_same_time_lose_nothing() {
+    let dir = Dir::new("{}");
+    std::thread::scope(|scope| {
+        for n in 0..8 {
+            let k = dir.keychain();
+            scope.spawn(move || k.store(&format!("r{n}.example"), &Credential::basic("me", "pw")).unwrap());
+        }
+    });
+    let k = dir.keychain();
+    for n in 0..8 {
+        assert!(find(&k, &format!("r{n}.example"), "a").is_some(), "r{n}");
+    }
+}
+
+#[test]
 fn login_uses_the_store_that_the_file_names() {
     let dir = Dir::new(r#"{"credsStore":"box"}"#);
     dir.helper(
