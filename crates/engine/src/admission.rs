@@ -8,6 +8,8 @@ use std::collections::BTreeMap;
 use std::sync::{Condvar, Mutex, PoisonError};
 use std::time::Duration;
 
+use kiln_process::{Stat, children};
+
 /// How often running steps are looked at while another one waits.
 const WINDOW: Duration = Duration::from_millis(10);
 /// Steps that may run for each slot, however quiet they are: each has processes and open files.
@@ -83,20 +85,17 @@ impl Drop for Permit<'_> {
     }
 }
 
-/// Whether a process or one of its descendants runs, or waits for a disk. What can't be read counts as awake.
+/// Whether a process or one of its descendants runs, or waits for a disk. One that is gone does not.
 pub(crate) fn is_awake(pid: i32) -> bool {
     let mut pending = vec![pid];
     let mut seen = 0;
     while let Some(pid) = pending.pop() {
         seen += 1;
-        let Ok(stat) = std::fs::read_to_string(format!("/proc/{pid}/stat")) else { continue };
-        // The command's name is in parentheses and may hold anything.
-        let state = stat.rsplit_once(") ").and_then(|(_, rest)| rest.chars().next());
-        if !matches!(state, Some('S' | 'Z' | 'T' | 'I')) || seen > MOST_PROCESSES {
+        let Some(stat) = Stat::of(pid) else { continue };
+        if !matches!(stat.state, 'S' | 'Z' | 'T' | 'I') || seen > MOST_PROCESSES {
             return true;
         }
-        let children = std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap_or_default();
-        pending.extend(children.split_ascii_whitespace().filter_map(|c| c.parse::<i32>().ok()));
+        pending.extend(children(pid));
     }
     false
 }

@@ -48,7 +48,7 @@ pub use emulation::runs_programs_of;
 pub use error::{Error, Result, StartError};
 pub use executor::{Executor, ExecutorOptions, Exit, NotEnforced, Started};
 pub use helper::helper_main_if_requested;
-pub use net::{default_hosts, default_resolv_conf};
+pub use net::default_resolv_conf;
 pub use preflight::{Finding, Level, preflight};
 pub use pretend::Pretended;
 pub use shortage::{Shortage, shortage};

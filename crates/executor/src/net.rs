@@ -1,4 +1,4 @@
-//! Content for /etc/hosts and /etc/resolv.conf.
+//! Content for /etc/resolv.conf.
 
 use std::path::Path;
 
@@ -54,21 +54,6 @@ fn nameserver(line: &str) -> Option<&str> {
 fn is_loopback(server: &str) -> bool {
     let address = server.split('%').next().unwrap_or(server);
     address.parse::<std::net::IpAddr>().is_ok_and(|ip| ip.is_loopback())
-}
-
-/// What a container should find in /etc/hosts: loopback, its own name, and the given `(name, address)` pairs.
-pub fn default_hosts(hostname: &str, extra: &[(String, String)]) -> Vec<u8> {
-    let mut out = String::from(
-        "127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\nfe00::\tip6-localnet\nff00::\tip6-mcastprefix\n\
-         ff02::1\tip6-allnodes\nff02::2\tip6-allrouters\n",
-    );
-    for (name, address) in extra {
-        out.push_str(&format!("{address}\t{name}\n"));
-    }
-    if !hostname.is_empty() && hostname != "localhost" {
-        out.push_str(&format!("127.0.0.1\t{hostname}\n"));
-    }
-    out.into_bytes()
 }
 
 #[cfg(test)]

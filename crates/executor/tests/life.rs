@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 
 use common::*;
 use kiln_executor::{CancelToken, Error, ExecSpec, Executor, Limits, Security, StartError, Stdio, User};
+use kiln_process::Stat;
 
 kiln_executor::helper_in_tests!();
 
@@ -20,7 +21,7 @@ kiln_executor::helper_in_tests!();
 #[track_caller]
 fn gone_within(pid: i32, limit: Duration) {
     let start = Instant::now();
-    while fs::read_to_string(format!("/proc/{pid}/stat")).is_ok_and(|s| !s.contains(") Z ")) {
+    while Stat::of(pid).is_some_and(|stat| !stat.has_ended()) {
         assert!(start.elapsed() < limit, "process {pid} still lives");
         std::thread::yield_now();
     }

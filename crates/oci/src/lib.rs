@@ -12,6 +12,7 @@ mod manifest;
 pub mod media;
 mod platform;
 mod reference;
+pub mod signal;
 mod time;
 
 pub use config::{ContainerConfig, Empty, Health, History, ImageConfig, RootFs};

@@ -16,6 +16,8 @@ use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use kiln_process::Stat;
+
 use self::detect::{CONTROLLERS, Controller, Machine, Place, words};
 use crate::error::{Error, Result};
 use crate::executor::NotEnforced;
@@ -172,8 +174,8 @@ fn next_number() -> u64 {
 
 /// `kiln-<pid namespace>-<pid>-<start time>`: what tells whether the owner still lives.
 fn owner_prefix() -> String {
-    let pid = std::process::id();
-    format!("kiln-{}-{pid}-{}", pid_namespace(), start_time(pid).unwrap_or(0))
+    let pid = std::process::id().cast_signed();
+    format!("kiln-{}-{pid}-{}", pid_namespace(), Stat::of(pid).map_or(0, |stat| stat.start))
 }
 
 fn pid_namespace() -> u64 {
@@ -181,17 +183,12 @@ fn pid_namespace() -> u64 {
     fs::metadata("/proc/self/ns/pid").map_or(0, |m| m.ino())
 }
 
-fn start_time(pid: u32) -> Option<u64> {
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    // The name may contain anything; what counts begins after its closing parenthesis.
-    stat.rsplit_once(')')?.1.split_whitespace().nth(19)?.parse().ok()
-}
-
 fn owner_is_gone(name: &str) -> bool {
     let Some(rest) = name.strip_prefix("kiln-") else { return false };
     let numbers: Option<Vec<u64>> = rest.split('-').map(|part| part.parse().ok()).collect();
     let Some([namespace, pid, start, _]) = numbers.as_deref().and_then(|n| n.first_chunk::<4>()) else { return false };
-    *namespace == pid_namespace() && u32::try_from(*pid).is_ok_and(|pid| start_time(pid) != Some(*start))
+    *namespace == pid_namespace()
+        && i32::try_from(*pid).is_ok_and(|pid| Stat::of(pid).is_none_or(|stat| stat.start != *start))
 }
 
 /// A file of a group and what to write there; the v1 and v2 forms.
@@ -361,7 +358,7 @@ mod tests {
         let own = format!("{}-7", owner_prefix());
         assert!(!owner_is_gone(&own));
         let pid = std::process::id();
-        let (namespace, start) = (pid_namespace(), start_time(pid).expect("own start time"));
+        let (namespace, start) = (pid_namespace(), Stat::of(pid.cast_signed()).expect("own stat").start);
         assert!(owner_is_gone(&format!("kiln-{namespace}-{pid}-{}-7", start + 1)), "reused pid");
         assert!(!owner_is_gone(&format!("kiln-{}-{pid}-{}-7", namespace + 1, start + 1)), "other namespace");
         for other in ["kiln-", "kiln-1-2-3", "kiln-x-y-z-1", "system.slice", "docker-1-2-3-4"] {
