@@ -10,7 +10,7 @@ use super::ahead::PackAhead;
 use super::solve::Solver;
 use crate::cache;
 use crate::error::{Error, Result};
-use crate::export::{Assembled, Early, Exported, Parts, PushAhead, assemble, export, target};
+use crate::export::{Assembled, Documents, Early, Exported, Parts, PushAhead, assemble, export, target};
 use crate::leaks::{Leak, LeakSearch};
 use crate::linkage;
 use crate::request::{ImageOutput, LayerFormat, OnFinding, Output};
@@ -147,15 +147,20 @@ fn one_output(ready: &ReadyJob, output: &Output, roots: &[Snapshot], result: &mu
         };
         let push = ahead.is_some().then_some(&push as &dyn Fn(Early));
         let written = (|| {
-            let images = match format {
+            let (images, mut documents) = match format {
                 Some(format) => assemble_all(ready, format, roots, (search.as_ref(), push), &step)?,
                 None => {
                     search_files(ready, roots, search.as_ref())?;
-                    Vec::new()
+                    Default::default()
                 }
             };
             let target = format.map(|_| target(&ready.job, &images, search.as_ref())).transpose()?;
+            let target = target.map(|(target, index)| {
+                documents.append(index);
+                target
+            });
             judge(ready, search.as_ref(), result)?;
+            documents.write(&ready.engine.store)?;
             export((&ready.job, &step), output, (&images, target), roots, ahead.as_ref())
         })();
         ahead.iter().for_each(PushAhead::stop);
@@ -171,8 +176,8 @@ fn assemble_all(
     roots: &[Snapshot],
     (search, ahead): (Option<&LeakSearch>, Option<&dyn Fn(Early)>),
     step: &crate::steps::Step,
-) -> Result<Vec<Assembled>> {
-    let mut images = Vec::new();
+) -> Result<(Vec<Assembled>, Documents)> {
+    let (mut images, mut documents) = (Vec::new(), Documents::default());
     for (image, root) in ready.images.iter().zip(roots) {
         let places = layer_places(ready, image, root.0.len());
         let created = cache::created(&ready.engine, root)?;
@@ -188,9 +193,11 @@ fn assemble_all(
             base: image.base.as_ref().map(|b| &b.config),
             platform: &image.platform,
         };
-        images.push(assemble(&ready.job, &parts, format, search, step)?);
+        let (image, described_by) = assemble(&ready.job, &parts, format, search, step)?;
+        images.push(image);
+        documents.append(described_by);
     }
-    Ok(images)
+    Ok((images, documents))
 }
 
 /// Searches files that leave the store as files. A file is blamed on the last step that wrote it.

@@ -4,12 +4,15 @@
 //! that a Dockerfile names writes nothing outside the context, whatever links are in it: Dockerfiles come from others.
 
 use std::collections::BTreeSet;
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use kiln_rootfs::Root;
 
 use crate::error::{Error, Result};
+use crate::export::with_writer;
+use crate::request::Destination;
 
 /// Largest lock file, in bytes.
 const MAX_LOCK: usize = 64 << 20;
@@ -70,10 +73,10 @@ impl Place<'_> {
     /// Writes a lock file.
     pub fn write_lock(&self, name: &str, text: &str) -> Result<()> {
         match self {
-            Self::Anywhere => std::fs::write(name, text).map_err(|e| Error::io("write the lock file", name, e)),
+            Self::Anywhere => replace(Path::new(name), text),
             Self::Context(directory) => {
                 let (directory, name) = confined(*directory, name)?;
-                Ok(Root::open(directory)?.write_file(name, text.as_bytes(), 0o644, None)?)
+                Ok(Root::open(directory)?.replace_file(name, text.as_bytes(), 0o644)?)
             }
         }
     }
@@ -92,6 +95,22 @@ impl Place<'_> {
     }
 }
 
+/// Replaces a file in one step where that can be done, so that nobody finds half of it. A link stays one.
+fn replace(path: &Path, text: &str) -> Result<()> {
+    let write = |e| Error::io("write the lock file", path, e);
+    let in_one_step =
+        with_writer(&Destination::Path(path.to_owned()), |out| out.write_all(text.as_bytes()).map_err(write));
+    match in_one_step {
+        // It is mounted, or all that may be written to there.
+        Err(Error::Io { source, .. })
+            if matches!(source.kind(), ErrorKind::ResourceBusy | ErrorKind::PermissionDenied) =>
+        {
+            std::fs::write(path, text).map_err(write)
+        }
+        replaced => replaced,
+    }
+}
+
 fn confined<'a>(directory: Option<&'a Path>, name: &'a str) -> Result<(&'a Path, &'a Path)> {
     let path = Path::new(name);
     let inside = path.components().all(|c| matches!(c, std::path::Component::Normal(_) | std::path::Component::CurDir));
@@ -105,5 +124,26 @@ fn confined<'a>(directory: Option<&'a Path>, name: &'a str) -> Result<(&'a Path,
             format!("{name} in a FROM deb:// needs a build context that is a directory"),
             "a base from the command line may use any file: --build-context base=deb://…",
         )),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_lock_file_is_replaced_and_stays_what_it_was() {
+        let dir = tempfile::tempdir().unwrap();
+        let (real, link) = (dir.path().join("real"), dir.path().join("link"));
+        std::os::unix::fs::symlink("real", &link).unwrap();
+        replace(&real, "first").unwrap();
+        replace(&link, "second").unwrap();
+        assert_eq!(std::fs::read_to_string(&real).unwrap(), "second");
+        assert!(link.is_symlink());
+        let place = Place::Context(Some(dir.path()));
+        place.write_lock("locks", "one").unwrap();
+        place.write_lock("locks", "two").unwrap();
+        assert_eq!(place.read_lock("locks").unwrap().as_deref(), Some("two"));
+        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 3, "no drafts");
     }
 }

@@ -73,7 +73,9 @@ impl<'a> PushAhead<'a> {
     /// Begins to push something.
     pub fn begin<'scope, 'env>(&'env self, scope: &'scope Scope<'scope, 'env>, early: Early) {
         self.state().running += 1;
+        let running = Running(self);
         scope.spawn(move || {
+            let _running = running;
             match early {
                 Early::Whole(blobs) => {
                     if let Err(error) = self.whole(&blobs) {
@@ -82,8 +84,6 @@ impl<'a> PushAhead<'a> {
                 }
                 Early::Growing(growth) => self.stream(&growth),
             }
-            self.state().running -= 1;
-            self.changed.notify_all();
         });
     }
 
@@ -142,6 +142,16 @@ impl<'a> PushAhead<'a> {
 
     fn reporter(&self, digest: &Digest) -> Reporter {
         self.step.reporter(&format!("layer {}", digest.short()))
+    }
+}
+
+/// Something that is pushed. However it ends, who waits learns of it.
+struct Running<'a, 'job>(&'a PushAhead<'job>);
+
+impl Drop for Running<'_, '_> {
+    fn drop(&mut self) {
+        self.0.state().running -= 1;
+        self.0.changed.notify_all();
     }
 }
 

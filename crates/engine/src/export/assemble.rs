@@ -8,7 +8,7 @@ use std::sync::{Mutex, PoisonError};
 
 use kiln_graph::Location;
 use kiln_oci::{Descriptor, Digest, History, ImageConfig, Manifest, Platform, Timestamp, media};
-use kiln_store::Snapshot;
+use kiln_store::{Snapshot, Store};
 
 use super::ahead::Early;
 use crate::build::Job;
@@ -21,7 +21,7 @@ use crate::request::{AnnotationTarget, LayerFormat};
 use crate::steps::Step;
 use crate::transfer::in_parallel_by;
 
-/// An image whose blobs are in the store.
+/// An image whose layers are in the store.
 #[derive(Debug, Clone)]
 pub struct Assembled {
     /// For which platform.
@@ -34,6 +34,27 @@ pub struct Assembled {
     pub layers: Vec<Descriptor>,
     /// Where layers that are not in the store can be had, by digest.
     pub remotes: BTreeMap<Digest, String>,
+}
+
+/// Manifests, configs and indexes that are not in the store before it is known that no secret is in them.
+#[derive(Debug, Default)]
+pub struct Documents(Vec<Vec<u8>>);
+
+impl Documents {
+    /// One of them.
+    pub fn of(bytes: Vec<u8>) -> Self {
+        Self(vec![bytes])
+    }
+
+    /// Takes over others.
+    pub fn append(&mut self, others: Self) {
+        self.0.extend(others.0);
+    }
+
+    /// Writes them to the store.
+    pub fn write(self, store: &Store) -> Result<()> {
+        self.0.iter().try_for_each(|bytes| store.content().put(bytes).map(drop)).map_err(Error::from)
+    }
 }
 
 /// What an image is made of.
@@ -58,14 +79,14 @@ pub struct Parts<'a> {
     pub ahead: Option<&'a dyn Fn(Early)>,
 }
 
-/// Packs the layers and writes config and manifest to the store.
+/// Packs the layers, and makes config and manifest of them.
 pub fn assemble(
     job: &Job,
     parts: &Parts<'_>,
     format: &LayerFormat,
     search: Option<&LeakSearch>,
     step: &Step,
-) -> Result<Assembled> {
+) -> Result<(Assembled, Documents)> {
     let packed = pack_all(job, parts, format, search, step)?;
     say_what_is_not_searched(job, parts.snapshot, search, step)?;
     let mut config = parts.config.clone();
@@ -96,17 +117,16 @@ pub fn assemble(
         search.config(&config_bytes, &config, parts.base, parts.lines);
         search.value("the manifest", &manifest_bytes);
     }
-    job.engine.store.content().put(&config_bytes)?;
-    job.engine.store.content().put(&manifest_bytes)?;
     let mut descriptor = Descriptor::of(&manifest.media_type, &manifest_bytes);
     descriptor.annotations = annotations(job, AnnotationTarget::ManifestDescriptor, parts.platform);
-    Ok(Assembled {
+    let image = Assembled {
         platform: parts.platform.clone(),
         manifest: descriptor,
         config: config_descriptor,
         layers,
         remotes: remotes(job, parts.snapshot)?,
-    })
+    };
+    Ok((image, Documents(vec![config_bytes, manifest_bytes])))
 }
 
 /// Annotations of one kind for one platform.

@@ -6,7 +6,7 @@ mod files;
 mod write;
 
 pub use ahead::{Early, PushAhead};
-pub use assemble::{Assembled, Parts, assemble};
+pub use assemble::{Assembled, Documents, Parts, assemble};
 pub(crate) use files::as_others;
 pub use files::with_writer;
 pub use write::{Exported, export, save_directory, target};

@@ -9,7 +9,7 @@ use kiln_rootfs::apply::{ExtractOptions, extract};
 use kiln_store::{ArchiveFormat, SaveImage, Snapshot};
 
 use super::ahead::PushAhead;
-use super::assemble::{Assembled, annotations};
+use super::assemble::{Assembled, Documents, annotations};
 use super::files;
 use crate::build::Job;
 use crate::error::{Error, Result};
@@ -75,7 +75,7 @@ fn as_several(job: &Job) -> bool {
 
 /// One manifest stands for itself; several get an index, also if index annotations are asked for. The index, and annotations
 /// that only the layout holds, are searched as the rest of the image was.
-pub fn target(job: &Job, images: &[Assembled], search: Option<&LeakSearch>) -> Result<Descriptor> {
+pub fn target(job: &Job, images: &[Assembled], search: Option<&LeakSearch>) -> Result<(Descriptor, Documents)> {
     if let Some(search) = search {
         let all = job.request.annotations.iter().map(|a| format!("{}={}", a.key, a.value));
         all.for_each(|text| search.value("an annotation", text.as_bytes()));
@@ -88,7 +88,7 @@ pub fn target(job: &Job, images: &[Assembled], search: Option<&LeakSearch>) -> R
         .iter()
         .any(|a| matches!(a.target, AnnotationTarget::Index | AnnotationTarget::ManifestDescriptor));
     if let ([one], false) = (images, wants_index || as_several(job)) {
-        return Ok(one.manifest.clone());
+        return Ok((one.manifest.clone(), Documents::default()));
     }
     let oci = images.iter().all(|i| i.manifest.media_type == media::OCI_MANIFEST);
     let manifests = images
@@ -107,8 +107,7 @@ pub fn target(job: &Job, images: &[Assembled], search: Option<&LeakSearch>) -> R
     if let Some(search) = search {
         search.value("the index", &bytes);
     }
-    job.engine.store.content().put(&bytes)?;
-    Ok(Descriptor::of(&index.media_type, &bytes))
+    Ok((Descriptor::of(&index.media_type, &bytes), Documents::of(bytes)))
 }
 
 fn names(job: &Job, more: &[Reference]) -> Vec<Reference> {
