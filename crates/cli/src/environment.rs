@@ -201,13 +201,18 @@ pub fn cancel_on_signal() -> CancelToken {
             std::process::exit(i32::from(crate::error::code::INTERRUPTED));
         }
         theirs.cancel();
-        let _ = std::thread::Builder::new().spawn(|| {
-            std::thread::sleep(PATIENCE);
-            eprintln!("error: interrupted");
-            std::process::exit(i32::from(crate::error::code::INTERRUPTED));
-        });
+        end_soon();
     });
     token
+}
+
+/// Ends the process after a moment, whatever it still does.
+pub fn end_soon() {
+    let _ = std::thread::Builder::new().spawn(|| {
+        std::thread::sleep(PATIENCE);
+        eprintln!("error: interrupted");
+        std::process::exit(i32::from(crate::error::code::INTERRUPTED));
+    });
 }
 
 /// Calls `then` for each of the signals, in a thread of its own. To be called before other threads are started: the signals

@@ -179,7 +179,11 @@ fn step_error(step: StepError, output_shown: bool, shell: Option<fn() -> String>
     match step.cause {
         Cause::Other(cause) => {
             let nested = CliError::from(*cause);
-            CliError { message: format!("{name}{place}: {}", nested.message), ..nested }
+            let hint = nested.hint.map(|hint| match hint == EMULATOR {
+                true => format!("{hint}; {CROSS_COMPILE}"),
+                false => hint,
+            });
+            CliError { message: format!("{name}{place}: {}", nested.message), hint, ..nested }
         }
         cause => {
             let is_full = step.output.iter().any(|line| line.contains("No space left on device"));
@@ -206,6 +210,9 @@ fn chain(error: &dyn std::error::Error) -> String {
     text
 }
 
+/// What a build can do without an emulator.
+const CROSS_COMPILE: &str =
+    "or run it in a stage `FROM --platform=$BUILDPLATFORM` that makes files for $TARGETARCH, and COPY them";
 /// What to do about a full disk.
 const MAKE_ROOM: &str = "`kiln system df` shows what uses the space, `kiln prune` frees it";
 
@@ -226,9 +233,7 @@ fn hint(error: &Error) -> Option<String> {
                 .to_owned(),
         ),
         Error::Registry(e) => e.hint(),
-        Error::Executor(ExecutorError::Start(StartError::WrongArchitecture { .. })) => Some(format!(
-            "{EMULATOR}; or run it in a stage `FROM --platform=$BUILDPLATFORM` that makes files for $TARGETARCH, and COPY them"
-        )),
+        Error::Executor(ExecutorError::Start(StartError::WrongArchitecture { .. })) => Some(EMULATOR.to_owned()),
         Error::Rootfs(RootfsError::Changed { .. }) => {
             Some("something writes to the context during the build; name it in .dockerignore, or build again".to_owned())
         }

@@ -14,7 +14,7 @@ use kiln_engine::run::Attach;
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::termios::{OptionalActions, Termios, tcgetattr, tcgetwinsize, tcsetattr, tcsetwinsize};
 
-use crate::environment::watch_signals;
+use crate::environment::{end_soon, watch_signals};
 use crate::error::CliError;
 
 /// Signals that are the container's business.
@@ -55,12 +55,17 @@ struct Attached {
 }
 
 impl Foreground {
-    /// Takes over signals. With `interactive` and `terminal` the user must have a terminal. To be called before any thread
-    /// is started.
-    pub fn new(interactive: bool, terminal: bool) -> Result<Self, CliError> {
+    /// With `interactive` and `terminal` the user must have a terminal, which is better told before anything is made.
+    pub fn check(interactive: bool, terminal: bool) -> Result<(), CliError> {
         if interactive && terminal && !std::io::stdin().is_terminal() {
             return Err(CliError::failed("the input device is not a terminal").with_hint("leave --tty out"));
         }
+        Ok(())
+    }
+
+    /// Takes over signals. To be called before any thread is started.
+    pub fn new(interactive: bool, terminal: bool) -> Result<Self, CliError> {
+        Self::check(interactive, terminal)?;
         let shared = Arc::<Shared>::default();
         let cancel = CancelToken::new();
         let (theirs, token) = (Arc::clone(&shared), cancel.clone());
@@ -148,7 +153,12 @@ impl Shared {
                 let _ = started.signal(signal);
             }
             None if container.starting && container.asked < 2 => container.waiting.push(signal),
-            _ => cancel.cancel(),
+            Some(_) => cancel.cancel(),
+            None => {
+                cancel.cancel();
+                // It may wait for another kiln, or for what can't be interrupted.
+                end_soon();
+            }
         }
     }
 }

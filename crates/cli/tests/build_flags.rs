@@ -169,6 +169,11 @@ fn shells_complete_images_stages_and_arguments() {
     let s = Sandbox::bare("ARG VERSION=1\nFROM scratch AS first\nCOPY f /\nFROM scratch AS final\nCOPY f /\n");
     s.file("f", "x");
     s.build(&["-t", "localhost:5000/team/web:1.2", "-t", "webapp:dev"]).ok();
+    for name in ["one", "two"] {
+        s.kiln(&["create", "--name", name, "webapp:dev", "x"]).ok();
+    }
+    let build = s.kiln(&["logs", "--list", "--format", "{{.ID}}"]).ok().stdout;
+    let of_build = format!("kiln|logs|{}", &build[..6]);
     // The words as bash cuts them, with the cursor at the end; what it puts in place of the last one.
     let lines = [
         ("kiln|bu", "build"),
@@ -179,6 +184,15 @@ fn shells_complete_images_stages_and_arguments() {
         ("kiln|rmi|webapp|:|d", "dev"),
         ("kiln|push|localhost|:|5000/t", "5000/team/web:1.2"),
         ("kiln|--root|nowhere|push|w", ""),
+        // Nobody who has not begun an option wants all of them.
+        ("kiln|rm|", "two one"),
+        ("kiln|cp|tw", "two:"),
+        ("kiln|start|o", "one"),
+        ("kiln|exec|", "EXEC"),
+        ("kiln|inspect|t", "two"),
+        ("kiln|run|", "webapp:dev localhost:5000/team/web:1.2"),
+        ("kiln|rm|--f", "--force"),
+        (&of_build, build.trim_end()),
     ];
     let mut script = String::from("compopt() { :; }\nsource <(kiln completions bash)\n");
     for (words, _) in &lines {
@@ -200,7 +214,14 @@ fn shells_complete_images_stages_and_arguments() {
         String::from_utf8(output.stdout).unwrap()
     };
     let answers = shell("bash", &script);
-    assert_eq!(answers.lines().collect::<Vec<_>>(), lines.map(|(_, answer)| answer));
+    for ((words, expected), answer) in lines.iter().zip(answers.lines()) {
+        match *expected {
+            // Where there is nothing else, options are.
+            "EXEC" => assert!(answer.contains("--interactive"), "{words}: {answer}"),
+            expected => assert_eq!(answer, expected, "{words}"),
+        }
+    }
+    assert_eq!(answers.lines().count(), lines.len());
     assert!(!s.path("nowhere").exists(), "a store was made");
     if has_tool("fish") {
         let answer = shell("fish", "kiln completions fish | source; complete -C 'kiln run webapp:d'");

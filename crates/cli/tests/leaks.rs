@@ -238,6 +238,9 @@ fn the_mistake_of_the_article_fails_and_its_remedy_passes() {
     let run = s.build(&["--build-arg", &arg, "--target", "fetch", "-t", "bad"]).fails(4);
     run.says(&["\"SSH_PRIVATE_KEY\"", "/key", "[fetch 1/1]", "Dockerfile:6", "history", "--mount=type=secret"])
         .hides("QyNTUxOQAAACDcMPG1Q9n8");
+    // The config of the image that is refused is nowhere.
+    let left = files_with(&s.path("store/content"), b"QyNTUxOQAAACDcMPG1Q9n8");
+    assert_eq!(left, Vec::<std::path::PathBuf>::new());
     // The same judgement of an image that exists.
     s.build(&["--build-arg", &arg, "--target", "fetch", "-t", "bad", "--leaks=off"]).ok();
     std::fs::write(s.path("id"), key).unwrap();

@@ -67,9 +67,10 @@ pub fn copy(from: Side<'_>, to: Side<'_>, options: Options) -> Result<u64> {
         let packed = source.pack(from.root, &name, &mut io::BufWriter::new(write));
         match (reader.join(), packed) {
             (Ok(Ok(applied)), Ok(())) => Ok(applied.archive_bytes),
-            // The side that writes only sees that nobody reads any more.
-            (Ok(Err(e)), _) => Err(e.into()),
+            // The side that writes only saw that nobody reads any more, or the other one that the archive ends too early.
+            (Ok(Err(e)), Err(written)) if written.is_broken_pipe() => Err(e.into()),
             (_, Err(e)) => Err(e),
+            (Ok(Err(e)), Ok(())) => Err(e.into()),
             (Err(_), _) => Err(Error::Copy("internal error while copying".to_owned())),
         }
     })
@@ -150,7 +151,7 @@ impl Source {
         let mut options = DiffOptions { subsecond_times: true, ..DiffOptions::default() };
         let name = if name == "/" { Path::new(".") } else { Path::new(name) };
         tar_path(root, &self.path, name, out, &mut options)?;
-        out.flush().map_err(|e| Error::Copy(format!("cannot write the archive: {e}")))
+        out.flush().map_err(Error::io("write", Path::new("the archive")))
     }
 }
 

@@ -29,6 +29,12 @@ pub enum Error {
     /// Not a name.
     #[error("invalid container name ({0}): at least two of [a-zA-Z0-9_.-], the first one a letter or digit")]
     BadName(String),
+    /// It runs, and must not.
+    #[error("the container {0} is running already")]
+    Running(String),
+    /// Another process has its lock.
+    #[error("the container {0} is in use: another kiln starts it, removes it or copies its files")]
+    InUse(String),
     /// A file of a container.
     #[error("cannot {action} {}: {source}", path.display())]
     Io {
@@ -40,7 +46,7 @@ pub enum Error {
         source: io::Error,
     },
     /// A record can't be understood.
-    #[error("{} is damaged: {source}", path.display())]
+    #[error("{} is damaged, so the container can only be removed, by deleting its directory: {source}", path.display())]
     Record {
         /// The file.
         path: PathBuf,
@@ -61,5 +67,13 @@ pub enum Error {
 impl Error {
     pub(crate) fn io(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Self {
         move |source| Self::Io { action, path: path.to_owned(), source }
+    }
+
+    pub(crate) fn is_broken_pipe(&self) -> bool {
+        match self {
+            Self::Io { source, .. } => source.kind() == io::ErrorKind::BrokenPipe,
+            Self::Rootfs(e) => e.io_kind() == Some(io::ErrorKind::BrokenPipe),
+            _ => false,
+        }
     }
 }

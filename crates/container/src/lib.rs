@@ -7,7 +7,7 @@
 //!   config.json   what `create` was told; never changes
 //!   state.json    the process that runs, or how the last one ended; absent before the first start
 //!   fs/  work/    the writable layer, and the overlay's own directory
-//!   log           what the container wrote, a JSON object a line (docker's `json-file`)
+//!   log  log.1 …  what the container wrote, a JSON object a line (docker's `json-file`)
 //! ```
 //!
 //! # Rules
@@ -30,7 +30,7 @@ mod record;
 mod registry;
 
 pub use error::{Error, Result};
-pub use log::{Entry as LogEntry, LogReader, LogWriter};
+pub use log::{Entry as LogEntry, Limits as LogLimits, LogReader, LogWriter};
 pub use process::Process;
 pub use record::{Bind, Config, Container, State, Status};
 pub use registry::{create, find, is_name, list};

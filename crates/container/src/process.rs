@@ -1,14 +1,14 @@
 //! Processes by identity: a number alone may be another process's tomorrow.
 
-use std::fs;
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::time::Duration;
 
+use kiln_process::Stat;
 use kiln_store::boot_id;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
-use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
+use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use serde::{Deserialize, Serialize};
 
 /// A process of this machine.
@@ -23,9 +23,19 @@ pub struct Process {
 }
 
 impl Process {
-    /// A process that lives.
-    pub fn of(pid: i32) -> Option<Self> {
-        Some(Self { pid, start: start_time(pid)?, boot: boot_id().to_owned() })
+    /// A process that lives. Whoever is not its parent can't be sure that the number is still its own: see
+    /// [`Process::behind`].
+    fn of(pid: i32) -> Option<Self> {
+        let stat = Stat::of(pid).filter(|stat| !stat.has_ended())?;
+        Some(Self { pid, start: stat.start, boot: boot_id().to_owned() })
+    }
+
+    /// The process behind a descriptor, by its number; `None` if it has ended.
+    pub fn behind(pidfd: impl AsFd, pid: i32) -> Option<Self> {
+        let process = Self::of(pid)?;
+        // It had the number for as long as it lived: if it lives now, it is the one that was looked at.
+        let ended = poll(&mut [PollFd::new(&pidfd, PollFlags::IN)], Some(&Timespec::default()));
+        (ended == Ok(0)).then_some(process)
     }
 
     /// This process.
@@ -36,10 +46,13 @@ impl Process {
     /// Sends it a signal; false if it is gone.
     pub fn signal(&self, signal: i32) -> io::Result<bool> {
         let Some(fd) = self.open()? else { return Ok(false) };
-        let signal = Signal::from_named_raw(signal).ok_or(io::ErrorKind::InvalidInput)?;
-        match pidfd_send_signal(&fd, signal) {
-            Err(Errno::SRCH) => Ok(false),
-            sent => Ok(sent.map(|()| true)?),
+        let none = std::ptr::null::<libc::siginfo_t>();
+        // SAFETY: a null siginfo is allowed. (rustix knows no real-time signals.)
+        let sent = unsafe { libc::syscall(libc::SYS_pidfd_send_signal, fd.as_raw_fd(), signal, none, 0) };
+        match io::Error::last_os_error() {
+            _ if sent == 0 => Ok(true),
+            error if error.raw_os_error() == Some(libc::ESRCH) => Ok(false),
+            error => Err(error),
         }
     }
 
@@ -67,19 +80,8 @@ impl Process {
 
     /// Whether it lives. One that ended and was not waited for does not.
     pub fn lives(&self) -> bool {
-        start_time(self.pid) == Some(self.start) && boot_id() == self.boot
+        boot_id() == self.boot && Stat::of(self.pid).is_some_and(|stat| stat.start == self.start && !stat.has_ended())
     }
-}
-
-/// From `/proc/<pid>/stat`; `None` if there is no such process, or a zombie.
-fn start_time(pid: i32) -> Option<u64> {
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    // The name may contain anything; what counts begins after its closing parenthesis.
-    let mut fields = stat.rsplit_once(')')?.1.split_whitespace();
-    if matches!(fields.next()?, "Z" | "X") {
-        return None;
-    }
-    fields.nth(18)?.parse().ok()
 }
 
 #[cfg(test)]
@@ -92,9 +94,15 @@ mod tests {
         assert!(own.lives());
         assert!(!Process { start: own.start + 1, ..own.clone() }.lives(), "another one with its number");
         assert!(!Process { boot: "other".into(), ..own }.lives());
-        let mut child = std::process::Command::new("true").spawn().unwrap();
-        let process = Process::of(child.id().cast_signed());
-        child.wait().unwrap();
-        assert!(process.is_none_or(|p| !p.lives()));
+        let mut child = std::process::Command::new("sleep").arg("1000").spawn().unwrap();
+        let pid = child.id().cast_signed();
+        let pidfd = pidfd_open(Pid::from_raw(pid).unwrap(), PidfdFlags::empty()).unwrap();
+        let process = Process::behind(&pidfd, pid).unwrap();
+        assert!(process.lives());
+        // The second real-time signal that programs may use, which ends those that do not handle it.
+        assert!(process.signal(35).unwrap());
+        assert_eq!(std::os::unix::process::ExitStatusExt::signal(&child.wait().unwrap()), Some(35));
+        assert!(!process.lives() && !process.signal(35).unwrap());
+        assert_eq!(Process::behind(&pidfd, pid), None);
     }
 }

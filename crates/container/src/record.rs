@@ -12,10 +12,12 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
+use crate::log::Limits as LogLimits;
 use crate::process::Process;
 
 /// What a container was made from. All that a start needs is here: the image may be gone by then.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Config {
     /// 64 hex digits.
     pub id: String,
@@ -27,6 +29,8 @@ pub struct Config {
     pub image: String,
     /// The image's ID.
     pub image_id: String,
+    /// What the image is for.
+    pub platform: String,
     /// The image's layers, lowest first.
     pub layers: Vec<String>,
     /// Entry point, as far as there is one.
@@ -61,6 +65,10 @@ pub struct Config {
     pub stop_signal: Option<String>,
     /// It goes with its command.
     pub auto_remove: bool,
+    /// What it writes in the background is lost.
+    pub unlogged: bool,
+    /// How much of its log is kept.
+    pub log_limits: LogLimits,
 }
 
 /// A path of the host in the container.
@@ -76,6 +84,7 @@ pub struct Bind {
 
 /// What became of a container.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(default)]
 pub struct State {
     /// Its first process; `None` also if that was gone before it could be looked at.
     pub process: Option<Process>,
@@ -90,7 +99,6 @@ pub struct State {
     /// How it ended.
     pub exit_code: Option<i32>,
     /// Why it could not be started.
-    #[serde(default)]
     pub error: String,
 }
 
@@ -118,6 +126,8 @@ impl Status {
 
 /// For how long others may have a container that does not run: who ends one, or copies.
 const PATIENCE: Duration = Duration::from_secs(10);
+/// For how long the kiln that watches a container may take to record its end, and to write the rest of its log.
+const MOMENT: Duration = Duration::from_millis(500);
 /// The exit code of what was killed.
 const KILLED: i32 = 137;
 
@@ -139,8 +149,12 @@ impl Container {
     /// Reads what is recorded; `None` if there is nothing.
     pub(crate) fn load(dir: &Path) -> Result<Option<Self>> {
         let Some(config) = read(&dir.join("config.json"))? else { return Ok(None) };
-        let state = read(&dir.join("state.json"))?.unwrap_or_default();
-        Ok(Some(Self { config, state, dir: dir.to_owned() }))
+        let state = match read(&dir.join("state.json")) {
+            // A loss of power may do that. Then the container does not run, and more need not be known.
+            Err(Error::Record { .. }) => None,
+            state => state?,
+        };
+        Ok(Some(Self { config, state: state.unwrap_or_default(), dir: dir.to_owned() }))
     }
 
     /// Looks again. A container that was removed meanwhile is missing.
@@ -210,12 +224,25 @@ impl Container {
         }
     }
 
-    /// Waits until it has ended and that is recorded, at most for this long; whether it has.
+    /// Waits until its process has ended, at most for this long, then until that is recorded and its log is whole. Whether it
+    /// has ended; how is known after [`Container::reload`].
     pub fn wait(&self, limit: Option<Duration>) -> Result<bool> {
-        match &self.state.monitor {
-            Some(monitor) => monitor.wait(limit).map_err(Error::io("wait for", &self.dir)),
-            None => Ok(true),
+        let failed = || Error::io("wait for", &self.dir);
+        if let Some(process) = &self.state.process
+            && !process.wait(limit).map_err(failed())?
+        {
+            return Ok(false);
         }
+        let Some(monitor) = &self.state.monitor else { return Ok(true) };
+        let start = Instant::now();
+        while !monitor.wait(Some(MOMENT)).map_err(failed())? && start.elapsed() < PATIENCE {
+            // Whoever reads the output of a container in the foreground can keep its kiln for long.
+            match Self::load(&self.dir)? {
+                Some(now) if now.state.exit_code.is_none() && now.state.monitor == self.state.monitor => {}
+                _ => break,
+            }
+        }
+        Ok(true)
     }
 
     /// Whether the kiln that started it last is there still: for a moment after the container's end, too.
@@ -223,24 +250,36 @@ impl Container {
         self.state.monitor.as_ref().is_some_and(Process::lives)
     }
 
-    /// Takes its lock, and records its end if nobody else did. `None` if it runs, or is in use for long.
-    pub fn lock(&mut self, store: &Store) -> Result<Option<LockGuard>> {
+    /// Takes its lock, and records its end if nobody else did. It must not run.
+    pub fn lock(&mut self, store: &Store) -> Result<LockGuard> {
         let id = self.id().to_owned();
         let start = Instant::now();
-        let mut keep_waiting =
-            || self.reload().is_ok() && self.status() != Status::Running && start.elapsed() < PATIENCE;
+        let mut refusal = None;
+        let mut keep_waiting = || {
+            refusal = match self.reload() {
+                Err(e) => Some(e),
+                Ok(()) if self.status() == Status::Running => Some(Error::Running(self.config.name.clone())),
+                Ok(()) if start.elapsed() >= PATIENCE => Some(Error::InUse(self.config.name.clone())),
+                Ok(()) => None,
+            };
+            refusal.is_none()
+        };
         let lock = store.containers().lock_while(&id, &mut keep_waiting)?;
-        if lock.is_some() {
-            self.reload()?;
-            self.bury()?;
-        }
+        let lock = lock.ok_or_else(|| refusal.unwrap_or_else(|| Error::InUse(self.config.name.clone())))?;
+        self.reload()?;
+        self.bury()?;
         Ok(lock)
     }
 
-    /// Records the end of a container that was killed together with the kiln that watched it.
+    /// For lists: records the end of a container that was killed together with the kiln that watched it, and waits a moment for
+    /// one that is about to be recorded.
     pub fn settle(&mut self, store: &Store) -> Result<()> {
-        if self.status() == Status::Exited
-            && self.state.exit_code.is_none()
+        let ended = |container: &Self| container.status() == Status::Exited && container.state.exit_code.is_none();
+        if ended(self) && self.is_watched() {
+            self.wait(Some(Duration::ZERO))?;
+            self.reload()?;
+        }
+        if ended(self)
             && let Some(_lock) = store.containers().try_lock(self.id())?
         {
             self.reload()?;

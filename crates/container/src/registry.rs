@@ -32,8 +32,11 @@ fn recorded(store: &Path) -> Result<Vec<Container>> {
     };
     let mut all = Vec::new();
     for entry in entries {
-        // One that is removed meanwhile is not there.
-        all.extend(Container::load(&entry.map_err(Error::io("list", &dir))?.path())?);
+        // One that is removed meanwhile is not there; one that is damaged must not be in the way of the others.
+        match Container::load(&entry.map_err(Error::io("list", &dir))?.path()) {
+            Err(Error::Record { .. }) => {}
+            container => all.extend(container?),
+        }
     }
     Ok(all)
 }
@@ -51,7 +54,9 @@ pub fn find(store: &Path, text: &str) -> Result<Container> {
     }
     all.retain(|c| c.id().starts_with(text));
     match all.len() {
-        0 | 1 => all.pop().ok_or_else(missing),
+        // A damaged one says so to who asks for it by its id.
+        0 => Container::load(&store.join("containers").join(text)).and(Err(missing())),
+        1 => all.pop().ok_or_else(missing),
         _ => Err(Error::Ambiguous(text.to_owned())),
     }
 }
@@ -132,6 +137,23 @@ mod tests {
         assert!(matches!(make("-x"), Err(Error::BadName(_))));
         assert!(matches!(find(dir.path(), "nobody"), Err(Error::Missing(_))));
         store.containers().remove(made.id()).unwrap();
+        store.containers().remove(made.id()).unwrap();
         assert_eq!(list(dir.path()).unwrap().len(), 1);
+    }
+
+    #[test]
+    fn what_is_damaged_is_in_the_way_of_nobody() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(dir.path()).unwrap();
+        let make = |name: &str| create(&store, Config { name: name.into(), ..Config::default() }).unwrap();
+        let (one, other) = (make("one"), make("other"));
+        fs::write(one.dir().join("config.json"), "").unwrap();
+        fs::write(other.dir().join("state.json"), "{").unwrap();
+        let names: Vec<String> = list(dir.path()).unwrap().into_iter().map(|c| c.config.name).collect();
+        assert_eq!(names, ["other"]);
+        assert_eq!(find(dir.path(), "other").unwrap().status(), Status::Created);
+        assert!(matches!(find(dir.path(), one.id()), Err(Error::Record { .. })));
+        fs::write(one.dir().join("config.json"), format!(r#"{{"id":"{}","name":"old"}}"#, one.id())).unwrap();
+        assert_eq!(find(dir.path(), "old").unwrap().id(), one.id(), "fields may be added");
     }
 }

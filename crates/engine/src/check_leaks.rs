@@ -1,10 +1,10 @@
 //! The leak search over an image that exists: of the store, a registry, an archive or a layout.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::path::Path;
-use std::sync::Mutex;
+use std::sync::{Mutex, PoisonError};
 
-use kiln_oci::{Descriptor, ImageConfig, Manifest, ManifestKind, media, parse_manifest};
+use kiln_oci::{Descriptor, Digest, ImageConfig, Manifest, ManifestKind, Platform, media, parse_manifest};
 use kiln_rootfs::apply::observe;
 use kiln_secrets::{Origin, Redactor, Secret};
 use kiln_store::{LoadOptions, OciLayout};
@@ -76,7 +76,7 @@ pub fn check(
             targets.extend(engine.store.load(Box::new(file), &options)?.into_iter().map(|l| l.target));
         }
         _ => {
-            let found = engine.image_by_name_or_id(image)?;
+            let found = engine.image_by_name_or_id(image, &Platform::host())?;
             // Layers may still be where the image came from.
             engine.unpacker.unpack(&engine.image_snapshot(&found)?.0)?;
             let stored = image.parse().ok().map(kiln_oci::Reference::with_default_tag);
@@ -84,7 +84,8 @@ pub fn check(
             targets.push(stored.map_or(found.descriptor, |s| s.target));
         }
     }
-    let check = Check { engine, search: &search, hidden: Redactor::new(&known), report: Mutex::default() };
+    let (report, seen) = Default::default();
+    let check = Check { engine, search: &search, hidden: Redactor::new(&known), report, seen };
     for target in &targets {
         check.object(target, 0)?;
     }
@@ -99,6 +100,8 @@ struct Check<'a> {
     /// Commands are part of the report, and secrets may be part of commands.
     hidden: Redactor,
     report: Mutex<LeakReport>,
+    /// Manifests and indexes. A few indexes that name each other often enough would be without end.
+    seen: Mutex<HashSet<Digest>>,
 }
 
 impl Check<'_> {
@@ -106,6 +109,9 @@ impl Check<'_> {
     fn object(&self, descriptor: &Descriptor, depth: usize) -> Result<()> {
         let content = self.engine.store.content();
         if depth > MAX_NESTING || depth > 0 && !content.has(&descriptor.digest)? {
+            return Ok(());
+        }
+        if !self.seen.lock().unwrap_or_else(PoisonError::into_inner).insert(descriptor.digest) {
             return Ok(());
         }
         let bytes = content.read_small(&descriptor.digest, MAX_VALUE)?;
@@ -170,7 +176,7 @@ impl Check<'_> {
     }
 
     fn count(&self, change: impl FnOnce(&mut LeakReport)) {
-        change(&mut self.report.lock().unwrap_or_else(std::sync::PoisonError::into_inner));
+        change(&mut self.report.lock().unwrap_or_else(PoisonError::into_inner));
     }
 }
 

@@ -41,7 +41,8 @@ pub fn changes(engine: &Arc<Engine>, container: &Container) -> Result<BTreeMap<P
         });
         let found = collect(TarReader::new(read), &own, &below);
         match writer.join() {
-            Ok(Err(e)) => Err(e.into()),
+            // That nobody read to the end has a reason of its own.
+            Ok(Err(e)) if e.io_kind() != Some(io::ErrorKind::BrokenPipe) => Err(e.into()),
             _ => found,
         }
     })

@@ -14,6 +14,8 @@ use kiln_executor::{
     CancelToken, ExecSpec, MountSource, Network, ProcessSpec, Security, Started, Stdio, Terminal, User,
 };
 use kiln_oci::Timestamp;
+use kiln_rootfs::diff::DiffOptions;
+use kiln_rootfs::export::tar_tree;
 use kiln_rootfs::{Root, ids};
 use kiln_store::LockGuard;
 use rustix::fs::{CWD, Mode, OFlags, openat};
@@ -21,6 +23,8 @@ use rustix::fs::{CWD, Mode, OFlags, openat};
 use crate::debug::Shell;
 use crate::engine::Engine;
 use crate::error::{Error, Result};
+use crate::export::with_writer;
+use crate::request::Destination;
 use crate::run::{Attach, DebugTools, merged, name};
 
 /// The user's side of a process in a container.
@@ -82,9 +86,7 @@ pub fn start(
     debug: Option<&DebugTools>,
     connection: Connection<'_>,
 ) -> Result<i32> {
-    let Some(_lock) = container.lock(&engine.store)? else {
-        return Err(Error::request(format!("the container {} is running already", container.config.name)));
-    };
+    let _lock = container.lock(&engine.store)?;
     let started = run(engine, container, debug, connection);
     let finished = Some(Timestamp::now());
     let (exit, state) = match started {
@@ -121,7 +123,7 @@ fn run(
         spec,
         |started| {
             let state = State {
-                process: Process::of(started.pid),
+                process: Process::behind(&started.pidfd, started.pid),
                 monitor: Process::own(),
                 root: Some(root.as_fd().as_raw_fd()),
                 started: Some(Timestamp::now()),
@@ -172,15 +174,25 @@ pub fn exec(
 /// Opens a container's files, whether it runs or not.
 pub fn files(engine: &Arc<Engine>, container: &mut Container) -> Result<Files> {
     loop {
-        if let Some((Ok(root), _)) = running(container) {
-            return Ok(Files { root: root.with_ownership(engine.ownership), _lock: None });
+        if let Some((root, _)) = running(container) {
+            return Ok(Files { root: root?.with_ownership(engine.ownership), _lock: None });
         }
-        if let Some(lock) = container.lock(&engine.store)? {
-            return Ok(Files { root: mount(engine, container)?, _lock: Some(lock) });
+        match container.lock(&engine.store) {
+            // It was started meanwhile.
+            Err(kiln_container::Error::Running(_)) => {}
+            lock => {
+                let _lock = Some(lock?);
+                return Ok(Files { root: mount(engine, container)?, _lock });
+            }
         }
-        // It was started meanwhile, or somebody copies for long.
-        container.reload()?;
     }
+}
+
+/// Writes all files of a container as a tar stream, without what is mounted in it.
+pub fn export(engine: &Arc<Engine>, container: &mut Container, dest: &Destination) -> Result<()> {
+    let files = files(engine, container)?;
+    let mut options = DiffOptions { subsecond_times: true, ..DiffOptions::default() };
+    with_writer(dest, |out| Ok(tar_tree(&files.root, out, &mut options).map(drop)?))
 }
 
 /// The error of whoever needs a container that runs.
@@ -195,13 +207,11 @@ pub fn not_running(container: &Container) -> Error {
 fn running(container: &Container) -> Option<(Result<Root>, &Process)> {
     let state = &container.state;
     let (process, monitor, root) = (state.process.as_ref()?, state.monitor.as_ref()?, state.root?);
-    if container.status() != Status::Running {
-        return None;
-    }
     let path = PathBuf::from(format!("/proc/{}/fd/{root}", monitor.pid));
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let opened = openat(CWD, &path, flags, Mode::empty()).map_err(|e| Error::io("open", &path, e.into()));
-    Some((opened.map(Root::from_fd), process))
+    // Asked last: while it runs, both the number of its kiln and that of the descriptor are what they were.
+    (container.status() == Status::Running).then(|| (opened.map(Root::from_fd), process))
 }
 
 fn mount(engine: &Engine, container: &Container) -> Result<Root> {

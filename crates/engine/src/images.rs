@@ -117,12 +117,17 @@ pub fn summaries(store: &Store) -> Result<Vec<Summary>> {
     Ok(all)
 }
 
+/// Whether an image for `found` is one for `wanted`: of a lower variant, it is.
+pub(crate) fn is_for(found: &Platform, wanted: &Platform) -> bool {
+    found == wanted || (found.runs_on(wanted) && found.architecture == wanted.architecture)
+}
+
 /// The image for a platform; without one, what runs here, or else whatever is here.
 pub fn best(store: &Store, target: &Descriptor, platform: Option<&Platform>) -> Result<ManifestView> {
     if let Some(platform) = platform {
         let view = store.images().manifest(target, platform)?;
         let found = view.config.platform();
-        return match found == *platform || (found.runs_on(platform) && found.architecture == platform.architecture) {
+        return match is_for(&found, platform) {
             true => Ok(view),
             false => Err(Error::request(format!("the image is for {found}, not for {platform}"))),
         };

@@ -4,12 +4,13 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use kiln_container::{Bind, Config, Container};
+use kiln_container::{Bind, Config, Container, LogLimits};
 use kiln_executor::Started;
 use kiln_oci::{ContainerConfig, Platform, Reference};
 
 use crate::engine::Engine;
 use crate::error::{Error, Result};
+use crate::images::is_for;
 use crate::transfer::KnownImage;
 
 /// A container to make.
@@ -19,6 +20,8 @@ pub struct RunRequest {
     pub image: String,
     /// Whether a registry is asked for it.
     pub pull: Pull,
+    /// Which of its platforms; without one, this machine's, or the only one.
+    pub platform: Option<Platform>,
     /// The container's name; empty for one of kiln's choice.
     pub name: String,
     /// Labels besides the image's.
@@ -53,6 +56,10 @@ pub struct RunRequest {
     pub ports: Vec<u16>,
     /// What asks it to stop, in place of the image's.
     pub stop_signal: Option<String>,
+    /// What it writes in the background is lost.
+    pub unlogged: bool,
+    /// How much of its log is kept.
+    pub log_limits: LogLimits,
     /// A shell with tools rather than the image's command, for images that have none.
     pub debug: Option<DebugTools>,
 }
@@ -87,7 +94,7 @@ pub trait Attach {
 
 /// Makes a container. It does not run yet.
 pub fn create(engine: &Arc<Engine>, request: &RunRequest) -> Result<Container> {
-    let image = engine.image_to_run(&request.image, request.pull)?;
+    let image = engine.image_to_run(&request.image, request.pull, request.platform.as_ref())?;
     let layers = engine.image_snapshot(&image)?;
     let of_image = &image.config.config;
     let (entrypoint, command) = words(request, of_image)?;
@@ -98,6 +105,7 @@ pub fn create(engine: &Arc<Engine>, request: &RunRequest) -> Result<Container> {
         name: request.name.clone(),
         image: request.image.clone(),
         image_id: image.manifest.config.digest.to_string(),
+        platform: image.config.platform().to_string(),
         layers: layers.0.iter().map(ToString::to_string).collect(),
         entrypoint,
         command,
@@ -119,45 +127,60 @@ pub fn create(engine: &Arc<Engine>, request: &RunRequest) -> Result<Container> {
             .or_else(|| Some(of_image.stop_signal.clone()))
             .filter(|s| !s.is_empty()),
         auto_remove: request.auto_remove,
+        unlogged: request.unlogged,
+        log_limits: request.log_limits,
         ..Config::default()
     };
     Ok(kiln_container::create(&engine.store, config)?)
 }
 
 impl Engine {
-    fn image_to_run(&self, text: &str, pull: Pull) -> Result<KnownImage> {
-        match pull {
-            Pull::Missing => self.image_by_name_or_id(text),
+    fn image_to_run(&self, text: &str, pull: Pull, wanted: Option<&Platform>) -> Result<KnownImage> {
+        let host = Platform::host();
+        let platform = wanted.unwrap_or(&host);
+        let found = match pull {
+            Pull::Missing => self.image_by_name_or_id(text, platform)?,
             Pull::Never => {
                 let image = crate::images::find(&self.store, text)?;
-                self.known(&image.target, &Platform::host(), None).map_err(|e| e.of_image(text))
+                self.known(&image.target, platform, None).map_err(|e| e.of_image(text))?
             }
-            Pull::Always => {
-                let name = text.parse::<Reference>().map_err(|e| Error::request(e.to_string()))?;
-                self.find_image(&name.with_default_tag(), &Platform::host(), true)
-            }
-        }
+            Pull::Always => self.find_image(&parsed(text)?, platform, true)?,
+        };
+        let own = found.config.platform();
+        let Some(wanted) = wanted.filter(|wanted| !is_for(&own, wanted)) else { return Ok(found) };
+        let other = |why: &str| {
+            Error::request_with_hint(
+                format!("{text} is an image for {own}, not for {wanted}{why}"),
+                "`kiln pull --platform` and `kiln build --platform` make one for another platform",
+            )
+        };
+        // It may be here for one platform, and elsewhere for several.
+        let (Pull::Missing, None, Ok(name)) = (pull, &found.remote, parsed(text)) else { return Err(other("")) };
+        let pulled = self.find_image(&name, wanted, true);
+        let pulled = pulled.map_err(|e| other(&format!(", and one could not be pulled: {e}")))?;
+        if is_for(&pulled.config.platform(), wanted) { Ok(pulled) } else { Err(other("")) }
     }
 
     /// An image by name (from a registry if it is not here) or by the beginning of its ID.
-    pub fn image_by_name_or_id(&self, text: &str) -> Result<KnownImage> {
-        let host = Platform::host();
-        let name = text.parse::<Reference>().map(Reference::with_default_tag);
+    pub fn image_by_name_or_id(&self, text: &str, platform: &Platform) -> Result<KnownImage> {
+        let name = parsed(text);
         if let Ok(name) = &name
             && self.store.images().resolve(name)?.is_some()
         {
-            return self.find_image(name, &host, false);
+            return self.find_image(name, platform, false);
         }
         if text.trim_start_matches("sha256:").chars().all(|c| c.is_ascii_hexdigit())
             && let Some(image) = self.store.images().by_id(text)?
         {
-            return self.known(&image.target, &host, None).map_err(|e| e.of_image(text));
+            return self.known(&image.target, platform, None).map_err(|e| e.of_image(text));
         }
-        match name {
-            Ok(name) => self.find_image(&name, &host, false),
-            Err(e) => Err(Error::request(e.to_string())),
-        }
+        self.find_image(&name?, platform, false)
     }
+}
+
+/// The name of an image, with the tag that is meant by none.
+fn parsed(text: &str) -> Result<Reference> {
+    text.parse().map(Reference::with_default_tag).map_err(|e| Error::request(e.to_string()))
 }
 
 /// Entry point and command.

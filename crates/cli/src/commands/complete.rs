@@ -1,5 +1,5 @@
-//! What shells offer at the tab key besides commands, options and files: images of the store, stages and arguments of the Dockerfile
-//! that the line is about.
+//! What shells offer at the tab key besides commands, options and files: images, containers and builds of the store, stages and
+//! arguments of the Dockerfile that the line is about.
 //!
 //! The line is not finished, so it can't be parsed: what is asked for is read from the words as they are. Nothing here fails or prints;
 //! what can't be read offers nothing.
@@ -9,6 +9,8 @@ use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
 
 use clap_complete::engine::{ArgValueCompleter, CompletionCandidate, PathCompleter, ValueCompleter};
+
+use kiln_engine::container::{Container, Status, list};
 
 use crate::environment::Environment;
 
@@ -29,6 +31,47 @@ pub fn images_and_files() -> ArgValueCompleter {
     })
 }
 
+/// Completes names of containers.
+pub fn containers() -> ArgValueCompleter {
+    ArgValueCompleter::new(|current: &OsStr| candidates(current, container_names(|_| true)))
+}
+
+/// Completes names of containers that run.
+pub fn running_containers() -> ArgValueCompleter {
+    let runs = |container: &Container| container.status() == Status::Running;
+    ArgValueCompleter::new(move |current: &OsStr| candidates(current, container_names(runs)))
+}
+
+/// Completes names of containers that do not run.
+pub fn idle_containers() -> ArgValueCompleter {
+    let is_idle = |container: &Container| container.status() != Status::Running;
+    ArgValueCompleter::new(move |current: &OsStr| candidates(current, container_names(is_idle)))
+}
+
+/// Completes names of containers, which `:` and a path follow, and files.
+pub fn containers_and_files() -> ArgValueCompleter {
+    ArgValueCompleter::new(|current: &OsStr| {
+        let places = container_names(|_| true).into_iter().map(|name| format!("{name}:"));
+        let mut all = candidates(current, places);
+        all.extend(PathCompleter::any().complete(current));
+        all
+    })
+}
+
+/// Completes names of images and containers.
+pub fn images_and_containers() -> ArgValueCompleter {
+    ArgValueCompleter::new(|current: &OsStr| {
+        candidates(current, image_names().into_iter().chain(container_names(|_| true)))
+    })
+}
+
+/// Completes what has a log: names of containers and ids of builds.
+pub fn logs() -> ArgValueCompleter {
+    ArgValueCompleter::new(|current: &OsStr| {
+        candidates(current, container_names(|_| true).into_iter().chain(build_ids()))
+    })
+}
+
 /// Completes names of stages.
 pub fn stages() -> ArgValueCompleter {
     ArgValueCompleter::new(|current: &OsStr| candidates(current, stage_names(&dockerfile())))
@@ -44,9 +87,24 @@ fn candidates(current: &OsStr, names: impl IntoIterator<Item = String>) -> Vec<C
     names.into_iter().filter(|n| n.starts_with(&*current)).map(CompletionCandidate::new).collect()
 }
 
+fn environment() -> Environment {
+    Environment::new(value_of(&words(), &["--root"]).map(PathBuf::from))
+}
+
+fn container_names(wanted: impl Fn(&Container) -> bool) -> Vec<String> {
+    let all = list(environment().root()).unwrap_or_default();
+    all.into_iter().filter(wanted).map(|container| container.config.name).collect()
+}
+
+/// Of the newest builds: who wants an older one knows its id.
+fn build_ids() -> Vec<String> {
+    const MOST: usize = 20;
+    let listed = environment().existing_store().and_then(|store| store.builds().list().ok());
+    listed.into_iter().flatten().take(MOST).map(|build| build.id).collect()
+}
+
 fn image_names() -> Vec<String> {
-    let environment = Environment::new(value_of(&words(), &["--root"]).map(PathBuf::from));
-    let listed = environment.existing_store().and_then(|store| store.images().list().ok());
+    let listed = environment().existing_store().and_then(|store| store.images().list().ok());
     listed.into_iter().flatten().filter_map(|image| image.name.map(|name| name.familiar())).collect()
 }
 

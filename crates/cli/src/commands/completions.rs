@@ -5,14 +5,14 @@ use std::io::Write;
 use std::path::Path;
 use std::process::ExitCode;
 
-use clap::{Args, CommandFactory};
+use clap::{Args, Command, CommandFactory};
 use clap_complete::env::{CompleteEnv, Elvish, EnvCompleter, Fish, Powershell, Shells, Zsh};
 
 use crate::error::CliError;
 
 /// Print a completion script for a shell
 ///
-/// Commands, options and files are completed, and the images, stages and build arguments that there are.
+/// Commands, options and files are completed, and the images, containers, builds, stages and build arguments that there are.
 ///
 /// bash, in ~/.bashrc:                    source <(kiln completions bash)
 /// zsh, in ~/.zshrc, after compinit:      source <(kiln completions zsh)
@@ -42,10 +42,33 @@ pub fn answer() -> bool {
     if std::env::var_os(ASKED).is_none() {
         return false;
     }
-    let asked = CompleteEnv::with_factory(super::Cli::command).var(ASKED).shells(SHELLS);
+    let asked = CompleteEnv::with_factory(command).var(ASKED).shells(SHELLS);
     let directory = std::env::current_dir().ok();
     // What it has to say against a line is nothing to show between the words of one.
     asked.try_complete(std::env::args_os(), directory.as_deref()).unwrap_or(true)
+}
+
+/// Whoever has not begun to write an option wants none: the library offers all of them beside the images or containers.
+fn command() -> Command {
+    let mut command = super::Cli::command();
+    command.build();
+    let mut words = std::env::args_os().skip_while(|word| word != "--").skip(1);
+    let index = std::env::var("_CLAP_COMPLETE_INDEX").ok().and_then(|index| index.parse().ok());
+    let current = match index {
+        Some(index) => words.nth(index),
+        None => words.last(),
+    };
+    match current.is_none_or(|word| word.is_empty()) {
+        true => without_options(command),
+        false => command,
+    }
+}
+
+/// What is hidden is offered only where nothing else is.
+fn without_options(command: Command) -> Command {
+    let command = command.mut_args(|arg| if arg.is_positional() { arg } else { arg.hide(true) });
+    let names: Vec<String> = command.get_subcommands().map(|c| c.get_name().to_owned()).collect();
+    names.into_iter().fold(command, |command, name| command.mut_subcommand(name, without_options))
 }
 
 /// The library's script for bash takes words as bash cuts them: at the colons of image names, too.

@@ -30,6 +30,7 @@ pub fn describe(container: &Container) -> Value {
             "AutoRemove": config.auto_remove,
             "Binds": config.binds.iter().map(bind).collect::<Vec<_>>(),
             "Init": config.init,
+            "LogConfig": log_config(container),
             "NetworkMode": if config.host_network { "host" } else { "none" },
             "PortBindings": ports,
             "ReadonlyRootfs": config.read_only,
@@ -74,6 +75,19 @@ fn state(container: &Container) -> Value {
         "StartedAt": time(state.started),
         "FinishedAt": time(state.finished.filter(|_| container.status() == Status::Exited)),
     })
+}
+
+fn log_config(container: &Container) -> Value {
+    let config = &container.config;
+    if config.unlogged {
+        return json!({"Type": "none", "Config": {}});
+    }
+    let limits = &config.log_limits;
+    let options = match limits.size {
+        Some(size) => json!({"max-size": size.to_string(), "max-file": limits.files.to_string()}),
+        None => json!({}),
+    };
+    json!({"Type": "json-file", "Config": options})
 }
 
 fn time(at: Option<Timestamp>) -> String {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use kiln_engine::container::{Container, find, list};
 use kiln_engine::containers::{Connection, Streams, start};
-use kiln_engine::oci::Descriptor;
+use kiln_engine::oci::{Descriptor, signal};
 use kiln_engine::run::DebugTools;
 use kiln_engine::store::Store;
 use kiln_engine::{Engine, Error};
@@ -20,25 +20,36 @@ pub fn named(environment: &Environment, text: &str) -> Result<Container, CliErro
     Ok(find(environment.root(), text).map_err(Error::from)?)
 }
 
+/// The containers of a store, to find those of images.
+pub fn all(store: &Store) -> Result<Vec<Container>, CliError> {
+    Ok(list(store.root()).map_err(Error::from)?)
+}
+
 /// A container that was made from an image.
-pub fn made_from(store: &Store, image: &Descriptor) -> Result<Option<Container>, CliError> {
-    let containers = list(store.root()).map_err(Error::from)?;
+pub fn made_from<'a>(
+    store: &Store,
+    containers: &'a [Container],
+    image: &Descriptor,
+) -> Result<Option<&'a Container>, CliError> {
     if containers.is_empty() {
         return Ok(None);
     }
     let views = store.images().manifests(image).map_err(Error::from)?;
     let ids: Vec<String> = views.into_iter().map(|v| v.manifest.config.digest.to_string()).collect();
-    Ok(containers.into_iter().find(|c| ids.contains(&c.config.image_id)))
+    Ok(containers.iter().find(|c| ids.contains(&c.config.image_id)))
 }
 
-/// Does something for each of several containers and prints their names, as docker does. `work` says whether there
-/// was one. Those that fail are told, and the others done all the same.
-pub fn each(names: &[String], mut work: impl FnMut(&str) -> Result<bool, CliError>) -> Result<ExitCode, CliError> {
+/// Does something for each of several containers and prints the line that comes out, as docker does. Those that fail are told,
+/// and the others done all the same.
+pub fn each<T>(
+    items: impl IntoIterator<Item = T>,
+    mut work: impl FnMut(T) -> Result<Option<String>, CliError>,
+) -> Result<ExitCode, CliError> {
     let mut failed: Option<CliError> = None;
-    for name in names {
-        match work(name) {
-            Ok(true) => output::print(&format!("{name}\n"))?,
-            Ok(false) => {}
+    for item in items {
+        match work(item) {
+            Ok(Some(line)) => output::print(&format!("{line}\n"))?,
+            Ok(None) => {}
             Err(e) => {
                 if let Some(before) = failed.replace(e) {
                     before.show();
@@ -80,47 +91,7 @@ pub fn passed_on(exit: Result<i32, Error>, failed: u8) -> Result<ExitCode, CliEr
     }
 }
 
-/// Signals by the names that users give them.
-const SIGNALS: [(&str, i32); 31] = [
-    ("HUP", libc::SIGHUP),
-    ("INT", libc::SIGINT),
-    ("QUIT", libc::SIGQUIT),
-    ("ILL", libc::SIGILL),
-    ("TRAP", libc::SIGTRAP),
-    ("ABRT", libc::SIGABRT),
-    ("BUS", libc::SIGBUS),
-    ("FPE", libc::SIGFPE),
-    ("KILL", libc::SIGKILL),
-    ("USR1", libc::SIGUSR1),
-    ("SEGV", libc::SIGSEGV),
-    ("USR2", libc::SIGUSR2),
-    ("PIPE", libc::SIGPIPE),
-    ("ALRM", libc::SIGALRM),
-    ("TERM", libc::SIGTERM),
-    ("STKFLT", libc::SIGSTKFLT),
-    ("CHLD", libc::SIGCHLD),
-    ("CONT", libc::SIGCONT),
-    ("STOP", libc::SIGSTOP),
-    ("TSTP", libc::SIGTSTP),
-    ("TTIN", libc::SIGTTIN),
-    ("TTOU", libc::SIGTTOU),
-    ("URG", libc::SIGURG),
-    ("XCPU", libc::SIGXCPU),
-    ("XFSZ", libc::SIGXFSZ),
-    ("VTALRM", libc::SIGVTALRM),
-    ("PROF", libc::SIGPROF),
-    ("WINCH", libc::SIGWINCH),
-    ("IO", libc::SIGIO),
-    ("PWR", libc::SIGPWR),
-    ("SYS", libc::SIGSYS),
-];
-
 /// A signal by name, with or without `SIG`, or by number.
 pub fn signal(text: &str) -> Result<i32, CliError> {
-    let upper = text.to_ascii_uppercase();
-    let name = upper.strip_prefix("SIG").unwrap_or(&upper);
-    let known = |number: &i32| SIGNALS.iter().any(|(_, n)| n == number);
-    let by_name = SIGNALS.iter().find(|(n, _)| *n == name).map(|(_, number)| *number);
-    let found = by_name.or_else(|| text.parse().ok().filter(known));
-    found.ok_or_else(|| CliError::usage(format!("invalid signal: {text}")))
+    signal::number(text).ok_or_else(|| CliError::usage(format!("invalid signal: {text}")))
 }

@@ -6,6 +6,7 @@ use std::process::ExitCode;
 
 use clap::Args;
 use kiln_engine::Error;
+use kiln_engine::container::Container;
 use kiln_engine::container::copy::{Options, Side, copy, pack, unpack};
 use kiln_engine::containers::{Files, files};
 use kiln_engine::rootfs::Root;
@@ -29,10 +30,10 @@ use crate::progress::human_size;
 #[command(verbatim_doc_comment)]
 pub struct CpArgs {
     /// `CONTAINER:PATH`, a path, or -
-    #[arg(value_hint = clap::ValueHint::AnyPath)]
+    #[arg(add = super::complete::containers_and_files())]
     source: String,
     /// `CONTAINER:PATH`, a path, or -
-    #[arg(value_hint = clap::ValueHint::AnyPath)]
+    #[arg(add = super::complete::containers_and_files())]
     destination: String,
     /// Keep owners; else all belongs to root in the container, to the user outside
     #[arg(short, long)]
@@ -81,7 +82,7 @@ pub fn run(args: &CpArgs, environment: &Environment) -> Result<ExitCode, CliErro
                 .with_hint("kiln cp ONE:PATH - | kiln cp - OTHER:DIRECTORY"));
         }
         (End::Container(name, path), end) => {
-            let files = open(name, &path, environment)?;
+            let files = open(&mut named(environment, name)?, &path, environment)?;
             let from = Side { root: &files.root, path: &path, container: Some(name) };
             match end {
                 End::Host(path) => copy(from, Side { root: &host()?, path: &path, container: None }, options),
@@ -92,7 +93,11 @@ pub fn run(args: &CpArgs, environment: &Environment) -> Result<ExitCode, CliErro
             }
         }
         (end, End::Container(name, path)) => {
-            let files = open(name, &path, environment)?;
+            let mut container = named(environment, name)?;
+            if container.config.read_only {
+                return Err(CliError::failed(format!("container {name} was made with --read-only")));
+            }
+            let files = open(&mut container, &path, environment)?;
             let to = Side { root: &files.root, path: &path, container: Some(name) };
             match end {
                 End::Host(path) => copy(Side { root: &host()?, path: &path, container: None }, to, options),
@@ -108,15 +113,14 @@ pub fn run(args: &CpArgs, environment: &Environment) -> Result<ExitCode, CliErro
     Ok(ExitCode::SUCCESS)
 }
 
-fn open(name: &str, path: &Path, environment: &Environment) -> Result<Files, CliError> {
-    let mut container = named(environment, name)?;
+fn open(container: &mut Container, path: &Path, environment: &Environment) -> Result<Files, CliError> {
     if let Some(bind) = container.config.binds.iter().find(|bind| path.starts_with(&bind.target)) {
-        let (target, source) = (bind.target.display(), bind.source.display());
+        let (name, target, source) = (&container.config.name, bind.target.display(), bind.source.display());
         return Err(CliError::failed(format!("{target} of container {name} is mounted from {source}"))
             .with_hint("copy there, or from there, without kiln"));
     }
-    let engine = environment.engine_beside(&container)?;
-    Ok(files(&engine, &mut container)?)
+    let engine = environment.engine_beside(container)?;
+    Ok(files(&engine, container)?)
 }
 
 fn host() -> Result<Root, CliError> {

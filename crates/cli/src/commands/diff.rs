@@ -19,6 +19,7 @@ use crate::output;
 #[command(verbatim_doc_comment)]
 pub struct DiffArgs {
     /// Container: a name, an ID, or its beginning
+    #[arg(add = super::complete::containers())]
     container: String,
 }
 

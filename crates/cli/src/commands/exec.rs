@@ -44,6 +44,7 @@ pub struct ExecArgs {
     #[arg(short, long, value_name = "PATH")]
     workdir: Option<String>,
     /// Container: a name, an ID, or its beginning
+    #[arg(add = super::complete::running_containers())]
     container: String,
     /// Command and its arguments
     #[arg(trailing_var_arg = true, allow_hyphen_values = true, required = true)]
@@ -62,6 +63,7 @@ pub fn run(args: &ExecArgs, environment: &Environment) -> Result<ExitCode, CliEr
     if container.status() != Status::Running {
         return Err(not_running(&container).into());
     }
+    Foreground::check(args.interactive, args.tty)?;
     let engine = environment.engine_beside(&container)?;
     let foreground = Foreground::new(args.interactive, args.tty)?;
     let streams = Streams::own(args.interactive, args.tty.then(terminal_size))?;

@@ -1,15 +1,12 @@
 //! `kiln export`.
 
-use std::fs::File;
-use std::io::{BufWriter, IsTerminal, Write};
+use std::io::IsTerminal;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::Args;
-use kiln_engine::Error;
-use kiln_engine::containers::files;
-use kiln_engine::rootfs::diff::DiffOptions;
-use kiln_engine::rootfs::export::tar_tree;
+use kiln_engine::containers::export;
+use kiln_engine::request::Destination;
 
 use super::containers::named;
 use crate::environment::Environment;
@@ -26,6 +23,7 @@ use crate::error::CliError;
 #[command(verbatim_doc_comment)]
 pub struct ExportArgs {
     /// Container: a name, an ID, or its beginning
+    #[arg(add = super::complete::containers())]
     container: String,
     /// File to write, in place of standard output
     #[arg(short, long, value_name = "FILE", value_hint = clap::ValueHint::AnyPath)]
@@ -39,14 +37,7 @@ pub fn run(args: &ExportArgs, environment: &Environment) -> Result<ExitCode, Cli
     }
     let mut container = named(environment, &args.container)?;
     let engine = environment.engine_beside(&container)?;
-    let files = files(&engine, &mut container)?;
-    let mut out: Box<dyn Write> = match &args.output {
-        Some(path) => Box::new(File::create(path).map_err(|e| Error::io("create", path, e))?),
-        None => Box::new(std::io::stdout().lock()),
-    };
-    let mut out = BufWriter::new(&mut out);
-    let mut options = DiffOptions { subsecond_times: true, ..DiffOptions::default() };
-    tar_tree(&files.root, &mut out, &mut options).map_err(Error::from)?;
-    out.flush().map_err(|e| CliError::failed(format!("cannot write the archive: {e}")))?;
+    let dest = args.output.clone().map_or(Destination::Stdout, Destination::Path);
+    export(&engine, &mut container, &dest)?;
     Ok(ExitCode::SUCCESS)
 }

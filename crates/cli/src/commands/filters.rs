@@ -1,6 +1,7 @@
 //! `--filter` of lists and prunes, and the times and durations in it.
 
-use std::time::Duration;
+use std::collections::BTreeMap;
+use std::time::{Duration, SystemTime};
 
 use kiln_engine::dockerfile::path_match;
 use kiln_engine::images::{Summary, find};
@@ -10,6 +11,26 @@ use kiln_engine::store::Store;
 use super::parse::key_value;
 use crate::error::CliError;
 
+/// A label, or a label with a value.
+#[derive(Debug)]
+pub struct LabelFilter {
+    name: String,
+    value: Option<String>,
+}
+
+impl LabelFilter {
+    /// `NAME` or `NAME=VALUE`.
+    pub fn parse(text: &str) -> Self {
+        let (name, value) = text.split_once('=').map_or((text, None), |(name, value)| (name, Some(value.to_owned())));
+        Self { name: name.to_owned(), value }
+    }
+
+    /// Whether it is among these.
+    pub fn accepts(&self, labels: &BTreeMap<String, String>) -> bool {
+        labels.get(&self.name).is_some_and(|own| self.value.as_ref().is_none_or(|wanted| wanted == own))
+    }
+}
+
 /// What an image has to fit.
 #[derive(Debug)]
 pub enum ImageFilter {
@@ -17,10 +38,10 @@ pub enum ImageFilter {
     Dangling(bool),
     /// A name like this.
     Reference(String),
-    /// Has a label, or has it with this value.
-    Label(String, Option<String>),
+    /// Has a label.
+    Label(LabelFilter),
     /// Does not.
-    NotLabel(String, Option<String>),
+    NotLabel(LabelFilter),
     /// Older than that.
     Before(Timestamp),
     /// Younger than that.
@@ -50,11 +71,8 @@ impl ImageFilter {
                 "false" | "0" => false,
                 _ => return Err(CliError::usage(format!("--filter {text}: expected true or false"))),
             }),
-            "label" => {
-                let (name, wanted) = value.split_once('=').map_or((value.as_str(), None), |(n, v)| (n, Some(v)));
-                let (name, wanted) = (name.to_owned(), wanted.map(str::to_owned));
-                if negated { Self::NotLabel(name, wanted) } else { Self::Label(name, wanted) }
-            }
+            "label" if negated => Self::NotLabel(LabelFilter::parse(&value)),
+            "label" => Self::Label(LabelFilter::parse(&value)),
             "before" => Self::Before(image_time()?),
             "since" => Self::Since(image_time()?),
             "until" => Self::Before(point_in_time("--filter until", &value)?),
@@ -64,14 +82,11 @@ impl ImageFilter {
 
     /// Whether an image fits.
     pub fn accepts(&self, image: &Summary) -> bool {
-        let has = |name: &str, wanted: &Option<String>| {
-            image.labels.get(name).is_some_and(|v| wanted.as_ref().is_none_or(|w| w == v))
-        };
         let created = image.created.unwrap_or(Timestamp::EPOCH);
         match self {
             Self::Dangling(wanted) => image.names.is_empty() == *wanted,
-            Self::Label(name, wanted) => has(name, wanted),
-            Self::NotLabel(name, wanted) => !has(name, wanted),
+            Self::Label(label) => label.accepts(&image.labels),
+            Self::NotLabel(label) => !label.accepts(&image.labels),
             Self::Before(at) => created < *at,
             Self::Since(at) => created > *at,
             Self::Reference(pattern) => image.names.iter().any(|name| like(pattern, name)),
@@ -97,8 +112,8 @@ pub fn like(pattern: &str, name: &Reference) -> bool {
 /// A duration such as `24h` or `1h30m` before now, seconds since the epoch, or a date such as `2026-01-02T15:04:05`.
 pub fn point_in_time(flag: &str, text: &str) -> Result<Timestamp, CliError> {
     if let Some(ago) = duration(text) {
-        let seconds = Timestamp::now().seconds() - ago.as_secs() as i64;
-        return Timestamp::from_seconds(seconds).map_err(|e| CliError::usage(format!("{flag} {text}: {e}")));
+        let at = SystemTime::now().checked_sub(ago).and_then(|at| Timestamp::try_from(at).ok());
+        return at.ok_or_else(|| CliError::usage(format!("{flag} {text}: there was no such time")));
     }
     let seconds = text.split('.').next().and_then(|s| s.parse::<i64>().ok());
     let whole = match text.len() {

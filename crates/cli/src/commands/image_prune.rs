@@ -9,7 +9,7 @@ use kiln_engine::oci::Digest;
 use kiln_engine::store::Store;
 
 use super::confirm::confirm;
-use super::containers::made_from;
+use super::containers::{all as all_containers, made_from};
 use super::filters::ImageFilter;
 use crate::environment::Environment;
 use crate::error::CliError;
@@ -65,11 +65,12 @@ pub fn prune(store: &Store, all: bool, filters: &[ImageFilter]) -> Result<Vec<Su
     // `dangling=false` is how docker's API says `--all`.
     let all = all || filters.iter().any(|f| matches!(f, ImageFilter::Dangling(false)));
     let mut pruned = Vec::new();
+    let containers = all_containers(store)?;
     let _many = store.images().many().map_err(kiln_engine::Error::from)?;
     for image in summaries(store)? {
         let candidate = (all || image.names.is_empty()) && !used.contains(&image.target.digest);
         let fits = filters.iter().all(|f| matches!(f, ImageFilter::Dangling(false)) || f.accepts(&image));
-        if candidate && fits && made_from(store, &image.target)?.is_none() {
+        if candidate && fits && made_from(store, &containers, &image.target)?.is_none() {
             store.images().remove_digest(&image.target.digest).map_err(kiln_engine::Error::from)?;
             pruned.push(image);
         }

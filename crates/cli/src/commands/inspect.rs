@@ -32,7 +32,7 @@ use crate::template::Template;
 #[command(verbatim_doc_comment)]
 pub struct InspectArgs {
     /// Containers and images: names, or beginnings of IDs
-    #[arg(required = true, value_name = "NAME", add = super::complete::images())]
+    #[arg(required = true, value_name = "NAME", add = super::complete::images_and_containers())]
     names: Vec<String>,
     /// json, or a Go template
     #[arg(short, long, value_name = "FORMAT")]

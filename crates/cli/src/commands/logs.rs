@@ -29,12 +29,13 @@ use crate::listing::{self, Format, Listing, Row};
 #[command(verbatim_doc_comment)]
 pub struct LogsArgs {
     /// A container's name or ID, or a build's ID; the beginning of an ID will do
+    #[arg(add = super::complete::logs())]
     name: Option<String>,
     /// Of a container: go on until it has ended
     #[arg(short, long, requires = "name")]
     follow: bool,
     /// Of a container: only the last N lines, or all
-    #[arg(short = 'n', long, value_name = "N", requires = "name")]
+    #[arg(short = 'n', long, value_name = "N", requires = "name", allow_hyphen_values = true)]
     tail: Option<String>,
     /// Of a container: show when each line was written
     #[arg(short, long, requires = "name")]
@@ -42,6 +43,9 @@ pub struct LogsArgs {
     /// Of a container: only what was written since a time, or a duration ago
     #[arg(long, value_name = "TIME", requires = "name")]
     since: Option<String>,
+    /// Of a container: only what was written until a time, or a duration ago
+    #[arg(long, value_name = "TIME", requires = "name")]
+    until: Option<String>,
     /// List the builds whose logs are kept
     #[arg(long, conflicts_with = "name")]
     list: bool,
@@ -71,7 +75,8 @@ pub fn run_of_containers(args: &LogsArgs, environment: &Environment) -> Result<E
 
 /// Prints the log, or the list.
 pub fn run(args: &LogsArgs, environment: &Environment) -> Result<ExitCode, CliError> {
-    let of_container = args.follow || args.timestamps || args.tail.is_some() || args.since.is_some();
+    let of_container =
+        args.follow || args.timestamps || args.tail.is_some() || args.since.is_some() || args.until.is_some();
     if let Some(name) = &args.name {
         match find(environment.root(), name) {
             Err(kiln_engine::container::Error::Missing(_)) if !of_container => {}
@@ -82,12 +87,21 @@ pub fn run(args: &LogsArgs, environment: &Environment) -> Result<ExitCode, CliEr
 }
 
 fn shown(args: &LogsArgs) -> Result<Shown, CliError> {
+    let bad = |n: &str| CliError::usage(format!("--tail {n}: expected a number, or all"));
+    // Docker: a negative number is all.
+    let number = |n: &str| n.parse::<i64>().map(|n| usize::try_from(n).ok()).map_err(|_| bad(n));
     let tail = match args.tail.as_deref() {
         None | Some("all") => None,
-        Some(n) => Some(n.parse().map_err(|_| CliError::usage(format!("--tail {n}: expected a number, or all")))?),
+        Some(n) => number(n)?,
     };
-    let since = args.since.as_deref().map(|text| point_in_time("--since", text)).transpose()?;
-    Ok(Shown { follow: args.follow, tail, timestamps: args.timestamps, since })
+    let time = |flag: &str, text: &Option<String>| text.as_deref().map(|text| point_in_time(flag, text)).transpose();
+    Ok(Shown {
+        follow: args.follow,
+        tail,
+        timestamps: args.timestamps,
+        since: time("--since", &args.since)?,
+        until: time("--until", &args.until)?,
+    })
 }
 
 fn of_builds(args: &LogsArgs, environment: &Environment) -> Result<ExitCode, CliError> {

@@ -12,7 +12,7 @@ use std::thread::JoinHandle;
 
 use clap::Args;
 use kiln_engine::Error;
-use kiln_engine::container::{Container, LogWriter};
+use kiln_engine::container::{Container, Error as ContainerError, LogWriter};
 use kiln_engine::containers::{Connection, Streams, start};
 use kiln_engine::executor::{CancelToken, Started, Stdio as Stream, Terminal};
 use kiln_engine::run::Attach;
@@ -64,12 +64,18 @@ pub fn run(args: &MonitorArgs, environment: &Environment) -> Result<ExitCode, Cl
     let connection = Connection { streams, attach: &*background, cancel: &cancel };
     let exit = start(&engine, &mut container, None, connection);
     background.finish();
+    if matches!(exit, Err(Error::Container(ContainerError::Running(_)))) {
+        // Another kiln was asked for the same, and was faster.
+        background.say_that_it_runs();
+        return Ok(ExitCode::SUCCESS);
+    }
     passed_on(exit, code::RUN_FAILED)
 }
 
 /// The side of a container that nobody looks at.
 struct Background {
-    log: Arc<LogWriter>,
+    /// Where it is written what the command says, unless that is lost.
+    log: Option<Arc<LogWriter>>,
     started: Mutex<Option<Started>>,
     readers: Mutex<Vec<JoinHandle<()>>>,
 }
@@ -77,8 +83,9 @@ struct Background {
 impl Background {
     fn new(container: &Container) -> Result<Self, CliError> {
         let path = container.log_path();
-        let log = LogWriter::open(&path).map_err(|e| Error::io("open", &path, e))?;
-        Ok(Self { log: Arc::new(log), started: Mutex::default(), readers: Mutex::default() })
+        let open = || LogWriter::open(&path, container.config.log_limits).map(Arc::new);
+        let log = (!container.config.unlogged).then(open).transpose().map_err(|e| Error::io("open", &path, e))?;
+        Ok(Self { log, started: Mutex::default(), readers: Mutex::default() })
     }
 
     /// What the command reads and writes. Its input, if it is to be open, is so for as long as the second value is there.
@@ -102,8 +109,12 @@ impl Background {
     }
 
     fn follow(&self, from: File, stream: &'static str) {
-        let log = Arc::clone(&self.log);
-        let reader = std::thread::spawn(move || log.follow(from, stream));
+        let log = self.log.clone();
+        let reader = std::thread::spawn(move || match log {
+            Some(log) => log.follow(from, stream),
+            // It must be read all the same, or the command would wait.
+            None => _ = std::io::copy(&mut { from }, &mut std::io::sink()),
+        });
         self.readers.lock().unwrap_or_else(PoisonError::into_inner).push(reader);
     }
 
@@ -113,6 +124,10 @@ impl Background {
             // Nobody would miss it.
             None => std::process::exit(i32::from(code::INTERRUPTED)),
         }
+    }
+
+    fn say_that_it_runs(&self) {
+        let _ = std::io::stdout().write_all(RUNS).and_then(|()| std::io::stdout().flush());
     }
 
     /// Writes what is left of the output.
@@ -131,7 +146,7 @@ impl Attach for Background {
             self.follow(File::from(terminal), "stdout");
         }
         *self.started.lock().unwrap_or_else(PoisonError::into_inner) = Some(started);
-        let _ = std::io::stdout().write_all(RUNS).and_then(|()| std::io::stdout().flush());
+        self.say_that_it_runs();
         if let Ok(null) = OpenOptions::new().read(true).write(true).open("/dev/null") {
             let _ = rustix::stdio::dup2_stdout(&null);
             let _ = rustix::stdio::dup2_stderr(&null);

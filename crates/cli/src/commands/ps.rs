@@ -7,6 +7,7 @@ use kiln_engine::Error;
 use kiln_engine::container::{Container, Status, list};
 use kiln_engine::oci::{Reference, Timestamp};
 
+use super::filters::LabelFilter;
 use super::parse::key_value;
 use crate::environment::Environment;
 use crate::error::CliError;
@@ -29,7 +30,7 @@ pub struct PsArgs {
     /// Also those that do not run
     #[arg(short, long)]
     all: bool,
-    /// Only what fits: id=, name=, status=created|running|exited, exited=CODE, label=NAME[=VALUE], ancestor=IMAGE
+    /// Only what fits: id=, name= (a part, or ^NAME$), status=created|running|exited, exited=CODE, label=NAME[=VALUE], ancestor=IMAGE
     #[arg(short, long = "filter", value_name = "KEY=VALUE")]
     filters: Vec<String>,
     /// table, json, or a Go template
@@ -138,6 +139,19 @@ fn ports(container: &Container) -> String {
     shown.join(", ")
 }
 
+/// Whether a part of a name, or its beginning or end with `^` and `$`, is as wanted: that much of docker's expressions.
+fn is_named(name: &str, wanted: &str) -> bool {
+    let (wanted, from_start) = wanted.strip_prefix('^').map_or((wanted, false), |rest| (rest, true));
+    let (wanted, to_end) = wanted.strip_suffix('$').map_or((wanted, false), |rest| (rest, true));
+    let wanted = wanted.strip_prefix("/?").or(wanted.strip_prefix('/')).unwrap_or(wanted);
+    match (from_start, to_end) {
+        (true, true) => name == wanted,
+        (true, false) => name.starts_with(wanted),
+        (false, true) => name.ends_with(wanted),
+        (false, false) => name.contains(wanted),
+    }
+}
+
 /// What a container has to fit.
 struct Filter {
     key: Key,
@@ -194,13 +208,10 @@ impl Filter {
         let (config, value) = (&container.config, self.value.as_str());
         match self.key {
             Key::Id => container.id().starts_with(value),
-            Key::Name => config.name.contains(value.trim_start_matches('/')),
+            Key::Name => is_named(&config.name, value),
             Key::Status => container.status().name() == value,
             Key::Exited => container.status() == Status::Exited && value.parse() == Ok(container.exit_code()),
-            Key::Label => {
-                let (name, wanted) = value.split_once('=').map_or((value, None), |(n, v)| (n, Some(v)));
-                config.labels.get(name).is_some_and(|v| wanted.is_none_or(|w| w == v))
-            }
+            Key::Label => LabelFilter::parse(value).accepts(&config.labels),
             Key::Ancestor => {
                 let full = |text: &str| text.parse::<Reference>().ok().map(Reference::with_default_tag);
                 let id = config.image_id.trim_start_matches("sha256:");
@@ -208,6 +219,21 @@ impl Filter {
                 (wanted.len() >= 4 && id.starts_with(wanted))
                     || full(value).is_some_and(|n| full(&config.image) == Some(n))
             }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::is_named;
+
+    #[test]
+    fn names_fit_as_dockers_expressions_say() {
+        for yes in ["web", "eb", "^web$", "^/web$", "^/?web$", "^w", "b$", "/web", ""] {
+            assert!(is_named("web", yes), "{yes}");
+        }
+        for no in ["webb", "^eb", "we$", "^/b$"] {
+            assert!(!is_named("web", no), "{no}");
         }
     }
 }

@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use clap::Args;
 use kiln_engine::Error;
-use kiln_engine::container::Container;
+use kiln_engine::container::{Container, Error as ContainerError};
+use kiln_engine::store::Store;
 
 use super::containers::{each, named};
 use crate::environment::Environment;
@@ -20,7 +21,7 @@ use crate::error::CliError;
 #[command(verbatim_doc_comment)]
 pub struct RmArgs {
     /// Containers: names, IDs, or their beginnings
-    #[arg(required = true, value_name = "CONTAINER")]
+    #[arg(required = true, value_name = "CONTAINER", add = super::complete::containers())]
     containers: Vec<String>,
     /// Kill those that run; do not fail for what is not there
     #[arg(short, long)]
@@ -32,6 +33,8 @@ pub struct RmArgs {
 
 /// For how long a killed container may take to be gone.
 const PATIENCE: Duration = Duration::from_secs(10);
+/// How often one is killed that others start again and again.
+const MOST_ATTEMPTS: u32 = 10;
 
 /// Removes them.
 pub fn run(args: &RmArgs, environment: &Environment) -> Result<ExitCode, CliError> {
@@ -46,16 +49,14 @@ pub fn run(args: &RmArgs, environment: &Environment) -> Result<ExitCode, CliErro
     }
     let store = environment.store()?;
     store.use_reserve();
-    let mut found = found.into_iter();
-    each(&args.containers, |_| match found.next() {
-        Some((_, Ok(container))) => remove(&store, container).map(|()| true),
-        Some((_, Err(e))) if args.force => {
+    each(found, |(name, container)| match container {
+        Ok(container) => remove(&store, container, args.force).map(|()| Some(name.clone())),
+        Err(e) if args.force => {
             // Docker names what it did not find, and goes on.
             e.show();
-            Ok(false)
+            Ok(None)
         }
-        Some((_, Err(e))) => Err(e),
-        None => Ok(false),
+        Err(e) => Err(e),
     })
 }
 
@@ -67,18 +68,23 @@ pub fn kill(container: &Container) -> Result<(), CliError> {
     Ok(())
 }
 
-/// Removes one that does not run.
-pub fn remove(store: &kiln_engine::store::Store, mut container: Container) -> Result<(), CliError> {
-    let name = container.config.name.clone();
-    let lock = match container.lock(store) {
-        // It went with its command.
-        Err(kiln_engine::container::Error::Missing(_)) => return Ok(()),
-        lock => lock.map_err(Error::from)?,
-    };
-    if lock.is_none() {
-        return Err(CliError::failed(format!("cannot remove container {name:?}: container is running"))
-            .with_hint("stop it before, or remove it with --force"));
+/// Removes one that does not run; one that was started meanwhile, if that is wanted, too.
+fn remove(store: &Store, mut container: Container, force: bool) -> Result<(), CliError> {
+    for attempt in 0.. {
+        match container.lock(store) {
+            Ok(_lock) => {
+                store.containers().remove(container.id()).map_err(Error::from)?;
+                break;
+            }
+            // It went with its command.
+            Err(ContainerError::Missing(_)) => break,
+            Err(ContainerError::Running(_)) if force && attempt < MOST_ATTEMPTS => kill(&container)?,
+            Err(ContainerError::Running(name)) => {
+                return Err(CliError::failed(format!("cannot remove container {name:?}: container is running"))
+                    .with_hint("stop it before, or remove it with --force"));
+            }
+            Err(e) => return Err(Error::from(e).into()),
+        }
     }
-    store.containers().remove(container.id()).map_err(Error::from)?;
     Ok(())
 }

@@ -3,11 +3,12 @@
 use std::process::ExitCode;
 
 use clap::Args;
+use kiln_engine::container::Container;
 use kiln_engine::images::{find, id};
 use kiln_engine::oci::Reference;
 use kiln_engine::store::{Image, Store};
 
-use super::containers::made_from;
+use super::containers::{all, made_from};
 use crate::environment::Environment;
 use crate::error::CliError;
 use crate::output;
@@ -41,10 +42,11 @@ pub fn run(args: &RmiArgs, environment: &Environment) -> Result<ExitCode, CliErr
     store.use_reserve();
     let mut failed: Option<CliError> = None;
     let mut gone = false;
+    let removal = Removal { store: &store, containers: all(&store)?, force: args.force };
     let many = store.images().many().map_err(kiln_engine::Error::from)?;
     for text in &args.images {
         match find(&store, text) {
-            Ok(image) => match remove(&store, text, &image, args.force) {
+            Ok(image) => match removal.of(text, &image) {
                 Ok(removed) => gone |= removed,
                 Err(e) => {
                     if let Some(before) = failed.replace(e) {
@@ -67,42 +69,55 @@ pub fn run(args: &RmiArgs, environment: &Environment) -> Result<ExitCode, CliErr
     failed.map_or(Ok(ExitCode::SUCCESS), Err)
 }
 
-/// Docker's rule: an image that a container was made from is removed only by force. The container keeps its files in any case.
-fn refuse_if_used(store: &Store, text: &str, image: &Image) -> Result<(), CliError> {
-    let Some(container) = made_from(store, &image.target)? else { return Ok(()) };
-    let (name, id) = (&container.config.name, container.short_id());
-    Err(CliError::failed(format!("unable to remove {text}: the container {name} ({id}) uses the image"))
-        .with_hint("remove the container before, or the image with --force"))
+struct Removal<'a> {
+    store: &'a Store,
+    containers: Vec<Container>,
+    force: bool,
 }
 
-/// Removes a name, or by ID all of them. Returns whether the image is gone.
-fn remove(store: &Store, text: &str, image: &Image, force: bool) -> Result<bool, CliError> {
-    let error = |e| CliError::from(kiln_engine::Error::from(e));
-    let rows = store.images().of(&image.target.digest).map_err(error)?;
-    let names: Vec<&Reference> = rows.iter().filter_map(|i| i.name.as_ref()).collect();
-    if !force && names.len() < 2 {
-        refuse_if_used(store, text, image)?;
-    }
-    let by_name = text.parse::<Reference>().ok().map(Reference::with_default_tag).filter(|n| names.contains(&n));
-    match by_name {
-        Some(name) => {
-            store.images().remove(&name).map_err(error)?;
+impl Removal<'_> {
+    /// Removes a name, or by ID all of them. Returns whether the image is gone.
+    fn of(&self, text: &str, image: &Image) -> Result<bool, CliError> {
+        let error = |e| CliError::from(kiln_engine::Error::from(e));
+        let images = self.store.images();
+        let count = images.count_names(&image.target.digest).map_err(error)?;
+        if !self.force && count < 2 {
+            self.refuse_if_used(text, image)?;
+        }
+        if let Some(name) = text.parse::<Reference>().ok().map(Reference::with_default_tag)
+            && image.name.as_ref() == Some(&name)
+            && images.remove(&name).map_err(error)?.is_some()
+        {
             output::print(&format!("Untagged: {}\n", name.familiar()))?;
-            if names.len() > 1 {
+            if count > 1 {
                 return Ok(false);
             }
+        } else {
+            self.all_names(text, image)?;
         }
-        None if names.len() > 1 && !force => {
-            let list: Vec<String> = names.iter().map(|n| n.familiar()).collect();
-            return Err(CliError::failed(format!("{text} has several names: {}", list.join(", ")))
+        output::print(&format!("Deleted: {}\n", id(image)))?;
+        Ok(true)
+    }
+
+    fn all_names(&self, text: &str, image: &Image) -> Result<(), CliError> {
+        let error = |e| CliError::from(kiln_engine::Error::from(e));
+        let images = self.store.images();
+        let rows = images.of(&image.target.digest).map_err(error)?;
+        let names: Vec<String> = rows.iter().filter_map(|i| Some(i.name.as_ref()?.familiar())).collect();
+        if names.len() > 1 && !self.force {
+            return Err(CliError::failed(format!("{text} has several names: {}", names.join(", ")))
                 .with_hint("remove them by name, or all of them with --force"));
         }
-        None => {
-            store.images().remove_digest(&image.target.digest).map_err(error)?;
-            let untagged: String = names.iter().map(|n| format!("Untagged: {}\n", n.familiar())).collect();
-            output::print(&untagged)?;
-        }
+        images.remove_digest(&image.target.digest).map_err(error)?;
+        output::print(&names.iter().map(|name| format!("Untagged: {name}\n")).collect::<String>())
     }
-    output::print(&format!("Deleted: {}\n", id(image)))?;
-    Ok(true)
+
+    /// Docker's rule: an image that a container was made from is removed only by force. The container keeps its files in any
+    /// case.
+    fn refuse_if_used(&self, text: &str, image: &Image) -> Result<(), CliError> {
+        let Some(container) = made_from(self.store, &self.containers, &image.target)? else { return Ok(()) };
+        let (name, id) = (&container.config.name, container.short_id());
+        Err(CliError::failed(format!("unable to remove {text}: the container {name} ({id}) uses the image"))
+            .with_hint("remove the container before, or the image with --force"))
+    }
 }

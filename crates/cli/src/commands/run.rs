@@ -6,13 +6,16 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Args, ValueEnum};
-use kiln_engine::container::{Bind, Container};
+use kiln_engine::container::{Bind, Container, LogLimits};
+use kiln_engine::oci::Platform;
 use kiln_engine::run::{DebugTools, Pull, RunRequest, create};
 
 use super::containers::run_attached;
 use super::monitor::start_detached;
+use super::parse::{bytes, key_value, platform};
 use crate::environment::Environment;
 use crate::error::{CliError, code};
+use crate::foreground::Foreground;
 use crate::output;
 
 /// Run a command in a new container
@@ -99,6 +102,15 @@ pub struct ContainerArgs {
     /// When to ask the registry for the image
     #[arg(long, value_name = "WHEN", default_value = "missing")]
     pull: PullWhen,
+    /// Which of the image's platforms, such as linux/arm64; another one than this machine's needs an emulator
+    #[arg(long, value_name = "PLATFORM")]
+    platform: Option<String>,
+    /// What becomes of what a container in the background writes: json-file (the default) or none
+    #[arg(long, value_name = "DRIVER", default_value = "json-file")]
+    log_driver: LogDriver,
+    /// Keep less of the log: max-size=10m, of one file; max-file=3, of so many
+    #[arg(long = "log-opt", value_name = "NAME=VALUE")]
+    log_options: Vec<String>,
     /// Signal that asks the command to stop
     #[arg(long, value_name = "SIGNAL")]
     stop_signal: Option<String>,
@@ -111,6 +123,14 @@ enum PullWhen {
     #[default]
     Missing,
     Never,
+}
+
+/// Docker's words.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
+enum LogDriver {
+    #[default]
+    JsonFile,
+    None,
 }
 
 /// Runs the container.
@@ -129,6 +149,9 @@ impl RunArgs {
 /// Runs a container, or with `debug` a shell in it.
 pub fn start(args: &RunArgs, debug: Option<DebugTools>, environment: &Environment) -> Result<ExitCode, CliError> {
     let request = RunRequest { debug, ..args.container.request(&args.image, &args.command)? };
+    if !args.detach {
+        Foreground::check(request.interactive, request.tty)?;
+    }
     let engine = environment.engine().map_err(|e| e.with_code(code::RUN_FAILED))?;
     let made = args.container.make(|| create(&engine, &request));
     let mut container = made.map_err(|e| e.with_code(code::RUN_FAILED))?;
@@ -159,7 +182,15 @@ impl ContainerArgs {
                 let _ = std::fs::remove_file(path);
             }
         }
-        Ok(made?)
+        let container = made?;
+        let own = Platform::host();
+        if self.platform.is_none() && container.config.platform.parse().is_ok_and(|p: Platform| !p.runs_on(&own)) {
+            let platform = &container.config.platform;
+            eprintln!(
+                "warning: the image is for {platform}, this machine is {own}; --platform {platform} says that you know"
+            );
+        }
+        Ok(container)
     }
 
     /// What the engine is asked for.
@@ -196,9 +227,31 @@ impl ContainerArgs {
             read_only: self.read_only,
             ports: self.publish.iter().map(|p| published(p)).collect::<Result<_, _>>()?,
             stop_signal: self.stop_signal.clone(),
+            platform: self.platform.as_deref().map(platform).transpose()?,
+            unlogged: self.log_driver == LogDriver::None,
+            log_limits: log_limits(&self.log_options)?,
             debug: None,
         })
     }
+}
+
+fn log_limits(options: &[String]) -> Result<LogLimits, CliError> {
+    let mut limits = LogLimits::default();
+    for option in options {
+        let (name, value) = key_value("--log-opt", option)?;
+        match name.as_str() {
+            "max-size" => limits.size = Some(bytes("--log-opt max-size=", &value)?).filter(|size| *size > 0),
+            "max-file" => match value.parse() {
+                Ok(files @ 1..) => limits.files = files,
+                _ => return Err(CliError::usage(format!("--log-opt {option}: expected a number of files"))),
+            },
+            _ => return Err(CliError::usage(format!("--log-opt {option}: the options are max-size and max-file"))),
+        }
+    }
+    if limits.files > 1 && limits.size.is_none() {
+        return Err(CliError::usage("--log-opt max-file: a second file needs a max-size of the first"));
+    }
+    Ok(limits)
 }
 
 /// `NAME=VALUE`, or `NAME` with an empty value.

@@ -23,7 +23,7 @@ use crate::error::CliError;
 #[command(verbatim_doc_comment)]
 pub struct StartArgs {
     /// Containers: names, IDs, or their beginnings
-    #[arg(required = true, value_name = "CONTAINER")]
+    #[arg(required = true, value_name = "CONTAINER", add = super::complete::idle_containers())]
     containers: Vec<String>,
     /// Show what it writes, and pass signals on
     #[arg(short, long)]
@@ -36,9 +36,12 @@ pub struct StartArgs {
 /// Starts them.
 pub fn run(args: &StartArgs, environment: &Environment) -> Result<ExitCode, CliError> {
     if !args.attach && !args.interactive {
-        return each(&args.containers, |name| match named(environment, name)? {
-            running if running.status() == Status::Running => Ok(true),
-            container => start_detached(&container, environment).map(|()| true),
+        return each(&args.containers, |name| {
+            let container = named(environment, name)?;
+            if container.status() != Status::Running {
+                start_detached(&container, environment)?;
+            }
+            Ok(Some(name.clone()))
         });
     }
     let [name] = args.containers.as_slice() else {

@@ -1,7 +1,7 @@
 //! `kiln stop`, `kill`, `wait` and `restart`: from outside, by signals to the container's own process.
 
 use std::process::ExitCode;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use clap::Args;
 use kiln_engine::Error;
@@ -11,7 +11,6 @@ use super::containers::{each, named, signal};
 use super::monitor::start_detached;
 use crate::environment::Environment;
 use crate::error::CliError;
-use crate::output;
 
 /// Ask containers to stop, and kill those that do not
 ///
@@ -24,7 +23,7 @@ pub struct StopArgs {
     #[command(flatten)]
     patience: Patience,
     /// Containers: names, IDs, or their beginnings
-    #[arg(required = true, value_name = "CONTAINER")]
+    #[arg(required = true, value_name = "CONTAINER", add = super::complete::running_containers())]
     containers: Vec<String>,
 }
 
@@ -38,7 +37,7 @@ pub struct RestartArgs {
     #[command(flatten)]
     patience: Patience,
     /// Containers: names, IDs, or their beginnings
-    #[arg(required = true, value_name = "CONTAINER")]
+    #[arg(required = true, value_name = "CONTAINER", add = super::complete::containers())]
     containers: Vec<String>,
 }
 
@@ -72,7 +71,7 @@ pub struct KillArgs {
     #[arg(short, long, value_name = "SIGNAL", default_value = "KILL")]
     signal: String,
     /// Containers: names, IDs, or their beginnings
-    #[arg(required = true, value_name = "CONTAINER")]
+    #[arg(required = true, value_name = "CONTAINER", add = super::complete::running_containers())]
     containers: Vec<String>,
 }
 
@@ -84,33 +83,59 @@ pub struct KillArgs {
 #[command(verbatim_doc_comment)]
 pub struct WaitArgs {
     /// Containers: names, IDs, or their beginnings
-    #[arg(required = true, value_name = "CONTAINER")]
+    #[arg(required = true, value_name = "CONTAINER", add = super::complete::containers())]
     containers: Vec<String>,
+}
+
+/// A container that was asked to stop.
+struct Asked {
+    container: Container,
+    /// It ran.
+    ran: bool,
+    /// When it is killed.
+    until: Option<Instant>,
 }
 
 /// `kiln stop`.
 pub fn stop(args: &StopArgs, environment: &Environment) -> Result<ExitCode, CliError> {
-    each(&args.containers, |name| args.patience.stop(&named(environment, name)?).map(|()| true))
+    let asked = args.patience.ask_all(&args.containers, environment);
+    each(args.containers.iter().zip(asked), |(name, asked)| asked?.end().map(|_| Some(name.clone())))
 }
 
 /// `kiln restart`.
 pub fn restart(args: &RestartArgs, environment: &Environment) -> Result<ExitCode, CliError> {
-    each(&args.containers, |name| {
-        let container = named(environment, name)?;
-        args.patience.stop(&container)?;
-        start_detached(&container, environment).map(|()| true)
+    let asked = args.patience.ask_all(&args.containers, environment);
+    each(args.containers.iter().zip(asked), |(name, asked)| {
+        start_detached(&asked?.end()?, environment)?;
+        Ok(Some(name.clone()))
     })
 }
 
 impl Patience {
-    fn stop(&self, container: &Container) -> Result<(), CliError> {
-        let own = container.config.stop_signal.as_deref().unwrap_or("TERM");
-        let asked = signal(self.signal.as_deref().unwrap_or(own))?;
+    /// Asks all of them before any is waited for: together they take as long as the slowest.
+    fn ask_all(&self, names: &[String], environment: &Environment) -> Vec<Result<Asked, CliError>> {
+        names.iter().map(|name| self.ask(named(environment, name)?)).collect()
+    }
+
+    fn ask(&self, container: Container) -> Result<Asked, CliError> {
+        // One that an image names and that there is not is docker's default, too.
+        let own =
+            || container.config.stop_signal.as_deref().and_then(|name| signal(name).ok()).unwrap_or(libc::SIGTERM);
+        let asked = self.signal.as_deref().map_or_else(|| Ok(own()), signal)?;
+        let ran = container.signal(asked).map_err(Error::from)?;
         let limit = u64::try_from(self.time).ok().map(Duration::from_secs);
-        if container.signal(asked).map_err(Error::from)? && !container.wait(limit).map_err(Error::from)? {
-            super::rm::kill(container)?;
+        Ok(Asked { container, ran, until: limit.and_then(|limit| Instant::now().checked_add(limit)) })
+    }
+}
+
+impl Asked {
+    /// Waits until it has ended, and kills it when that takes too long.
+    fn end(self) -> Result<Container, CliError> {
+        let left = self.until.map(|until| until.saturating_duration_since(Instant::now()));
+        if self.ran && !self.container.wait(left).map_err(Error::from)? {
+            super::rm::kill(&self.container)?;
         }
-        Ok(())
+        Ok(self.container)
     }
 }
 
@@ -125,22 +150,21 @@ pub fn kill(args: &KillArgs, environment: &Environment) -> Result<ExitCode, CliE
         if number == libc::SIGKILL {
             super::rm::kill(&container)?;
         }
-        Ok(true)
+        Ok(Some(name.clone()))
     })
 }
 
 /// `kiln wait`.
 pub fn wait(args: &WaitArgs, environment: &Environment) -> Result<ExitCode, CliError> {
-    for name in &args.containers {
+    each(&args.containers, |name| {
         let mut container = named(environment, name)?;
-        if container.status() == Status::Running {
+        if container.status() != Status::Created && container.state.exit_code.is_none() {
             container.wait(None).map_err(Error::from)?;
             container.reload().map_err(|_| {
                 CliError::failed(format!("the container {name} has ended, and its exit code went with it"))
                     .with_hint("leave --rm out to keep it")
             })?;
         }
-        output::print(&format!("{}\n", container.exit_code()))?;
-    }
-    Ok(ExitCode::SUCCESS)
+        Ok(Some(container.exit_code().to_string()))
+    })
 }
