@@ -67,6 +67,8 @@ fn several_are_stopped_in_the_time_of_one_and_by_any_signal() {
     wait_until("it is ready again", || s.kiln(&["logs", "real"]).ok().stdout.matches("ready").count() == 2);
     s.kiln(&["kill", "-s", "SIGRTMIN+3", "real"]).ok();
     assert_eq!(s.kiln(&["wait", "real"]).ok().stdout, "9\n");
+    s.kiln(&["create", "--rm", "--name", "fleeting", "box"]).ok();
+    s.kiln(&["restart", "fleeting"]).fails(1).says(&["cannot restart container fleeting", "--rm"]);
     s.kiln(&["kill", "-s", "RTMIN+16", "real"]).fails(2).says(&["invalid signal: RTMIN+16"]);
 }
 

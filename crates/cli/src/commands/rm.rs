@@ -43,7 +43,8 @@ pub fn run(args: &RmArgs, environment: &Environment) -> Result<ExitCode, CliErro
     for name in &args.containers {
         let container = named(environment, name);
         if let (Ok(container), true) = (&container, args.force) {
-            kill(container)?;
+            // What stands against it is told when it is tried again.
+            _ = kill(container);
         }
         found.push((name, container));
     }

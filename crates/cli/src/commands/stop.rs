@@ -98,25 +98,35 @@ struct Asked {
 
 /// `kiln stop`.
 pub fn stop(args: &StopArgs, environment: &Environment) -> Result<ExitCode, CliError> {
-    let asked = args.patience.ask_all(&args.containers, environment);
-    each(args.containers.iter().zip(asked), |(name, asked)| asked?.end().map(|_| Some(name.clone())))
+    let asked = ask_all(&args.containers, |name| args.patience.ask(named(environment, name)?));
+    each(asked, |(name, asked)| asked?.end().map(|_| Some(name.to_owned())))
 }
 
 /// `kiln restart`.
 pub fn restart(args: &RestartArgs, environment: &Environment) -> Result<ExitCode, CliError> {
-    let asked = args.patience.ask_all(&args.containers, environment);
-    each(args.containers.iter().zip(asked), |(name, asked)| {
+    let asked = ask_all(&args.containers, |name| {
+        let container = named(environment, name)?;
+        if container.config.auto_remove {
+            let why = "it was made with --rm, so it would be gone when it has stopped";
+            return Err(CliError::failed(format!("cannot restart container {name}: {why}")));
+        }
+        args.patience.ask(container)
+    });
+    each(asked, |(name, asked)| {
         start_detached(&asked?.end()?, environment)?;
-        Ok(Some(name.clone()))
+        Ok(Some(name.to_owned()))
     })
 }
 
-impl Patience {
-    /// Asks all of them before any is waited for: together they take as long as the slowest.
-    fn ask_all(&self, names: &[String], environment: &Environment) -> Vec<Result<Asked, CliError>> {
-        names.iter().map(|name| self.ask(named(environment, name)?)).collect()
-    }
+/// All are asked before any is waited for: together they take as long as the slowest.
+fn ask_all<'a>(
+    names: &'a [String],
+    ask: impl Fn(&str) -> Result<Asked, CliError>,
+) -> Vec<(&'a str, Result<Asked, CliError>)> {
+    names.iter().map(|name| (name.as_str(), ask(name))).collect()
+}
 
+impl Patience {
     fn ask(&self, container: Container) -> Result<Asked, CliError> {
         // One that an image names and that there is not is docker's default, too.
         let own =
