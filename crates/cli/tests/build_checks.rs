@@ -79,6 +79,16 @@ fn a_check_tells_what_a_build_would_refuse() {
         let json: serde_json::Value = serde_json::from_str(&json).unwrap();
         assert!(json["buildError"]["location"]["line"].is_u64(), "{json}");
     }
+    // All words that can't be expanded, in one run, and also when something is built.
+    let s = Sandbox::bare(
+        "FROM scratch\nENV A=${ B=${}\nFROM scratch\nLABEL c=${d=e} f=\"g\nCOPY <<E /x\none\n  ${two\nE\n",
+    );
+    for args in [&["--check"][..], &[]] {
+        let places = ["Dockerfile:2:7", "Dockerfile:2:12", "Dockerfile:4:9", "Dockerfile:4:18", "Dockerfile:7:3"];
+        s.build(args).fails(1).says(&places).says(&["expected one of - + ?", "5 errors"]);
+    }
+    s.file("Dockerfile", "# check=nonsense\nFROM scratch\n");
+    s.build(&["--check"]).fails(1).says(&["Dockerfile:1:9", "invalid check option"]);
     let s = Sandbox::bare("FROM scratch AS builder\nCOPY f /\n");
     s.build(&["--check", "--target=bulider"])
         .fails(1)

@@ -182,7 +182,7 @@ fn modes_and_names() {
     let heredoc = expand_heredoc("it's \"$NAME\"\n\\$NAME a\\nb\n", &variables).unwrap();
     assert_eq!(heredoc.value, "it's \"kiln\"\n$NAME anb\n");
     let error = expand_word("abc ${NAME=x}", '\\', &variables, ExpandMode::WORD).unwrap_err();
-    assert_eq!(error.offset, 11);
+    assert_eq!(error.offset, 4);
 }
 
 #[test]

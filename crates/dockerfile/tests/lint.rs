@@ -2,7 +2,9 @@
 
 #![allow(clippy::unwrap_used)]
 
-use kiln_dockerfile::{BaseImage, CheckOptions, IgnoreFile, IgnoreMatcher, LintContext, LintReport, Rule, lint, parse};
+use kiln_dockerfile::{
+    BaseImage, CheckOptions, IgnoreFile, IgnoreMatcher, LintContext, LintReport, Rule, lint, parse, violation,
+};
 
 fn report(text: &str, context: &LintContext<'_>) -> (LintReport, Vec<String>) {
     let result = parse(text.as_bytes(), "f");
@@ -196,6 +198,18 @@ fn undefined_variables() {
 }
 
 #[test]
+fn triggers_are_checked_in_the_stage_that_runs_them() {
+    let text = "FROM scratch AS a\nONBUILD ENV x=$nowhere\nONBUILD WORKDIR app\nFROM a\nWORKDIR b\nFROM a\n";
+    let expected = [
+        "2:15: warning: UndefinedVar: Usage of undefined variable '$nowhere'",
+        "3:17: warning: WorkdirRelativePath: Relative workdir \"app\" can have unexpected results if the base image changes",
+    ];
+    assert_eq!(report(text, &all()).1, expected);
+    let defined = "FROM scratch AS a\nARG nowhere\nONBUILD ENV x=$nowhere\nFROM a\nFROM A AS b\n";
+    assert_eq!(report(defined, &all()).1, [] as [&str; 0]);
+}
+
+#[test]
 fn ignored_sources() {
     let ignore = IgnoreMatcher::new(&IgnoreFile::parse(b"*.log\ntmp\n", ".dockerignore")).unwrap();
     let options = CheckOptions::parse("experimental=CopyIgnoredFile").unwrap();
@@ -241,8 +255,9 @@ fn options() {
     let text = "FROM scratch as a\nMAINTAINER x\n";
     let (report_, lines) = report(&format!("# check=skip=FromAsCasing;error=true\n{text}"), &all());
     assert_eq!(lines.len(), 1);
-    assert_eq!(report_.violation().as_deref(), Some("lint violation found for rules: MaintainerDeprecated"));
-    assert_eq!(report(&format!("# check=skip=all;error=true\n{text}"), &all()).0.violation(), None);
+    assert!(report_.fails_build());
+    assert_eq!(violation(&report_.diagnostics), "lint violation found for rules: MaintainerDeprecated");
+    assert!(!report(&format!("# check=skip=all;error=true\n{text}"), &all()).0.fails_build());
     assert_eq!(
         report(&format!("# check=bogus\n{text}"), &all()).1[2],
         "1:9: error: failed to parse check options: invalid check option \"bogus\""

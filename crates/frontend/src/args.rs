@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use kiln_dockerfile::{ArgDecl, Dockerfile, ExpandError, ExpandMode, Span, expand_word};
+use kiln_dockerfile::{ArgDecl, Dockerfile, ExpandMode, Span, Spanned, expand_word};
 use kiln_graph::ProxyEnv;
 use kiln_oci::Platform;
 
@@ -60,7 +60,7 @@ impl Globals {
         if let Some(value) = request.build_args.get(&arg.name.value) {
             declared.value = Some(value.clone());
         } else if let Some(default) = &arg.default {
-            let (value, uses) = self.expand(request.dockerfile, &default.value).map_err(|e| at(default.span, &e))?;
+            let (value, uses) = self.expand(request.dockerfile, default)?;
             declared.value = Some(value);
             declared.uses = uses;
         }
@@ -72,15 +72,12 @@ impl Globals {
     }
 
     /// Expands a word of a `FROM` or of a global `ARG`, and says which args it used.
-    pub fn expand(&self, dockerfile: &Dockerfile, word: &str) -> Result<(String, Vec<String>), ExpandError> {
+    pub fn expand(&self, dockerfile: &Dockerfile, word: &Spanned<String>) -> Result<(String, Vec<String>), LowerError> {
         let lookup = |name: &str| self.env.get(name).map(str::to_owned);
-        let expanded = expand_word(word, dockerfile.escape, &lookup, ExpandMode::WORD)?;
+        let expanded = expand_word(word, dockerfile.escape, &lookup, ExpandMode::WORD)
+            .map_err(|e| LowerError::expansion(&dockerfile.source, word, word.span, None, &e))?;
         Ok((expanded.value, expanded.used))
     }
-}
-
-pub(crate) fn at(span: Span, error: &ExpandError) -> LowerError {
-    LowerError::at(span, error.to_string())
 }
 
 /// The args that every Dockerfile has for a target platform: `BUILDPLATFORM`, `TARGETARCH`, …. Build args replace them.

@@ -142,9 +142,8 @@ impl StageLowering<'_, '_, '_> {
         for written in ports {
             let lookup = |name: &str| self.state.env.get(name).map(str::to_owned);
             let words = expand_words(&written.value, self.all.request.dockerfile.escape, &lookup);
-            let at = step.at(written.span);
-            for word in words.map_err(|e| LowerError::at(at, e.to_string()))? {
-                let spec = parse_port_spec(&word).map_err(|e| LowerError::at(at, e.to_string()))?;
+            for word in words.map_err(|e| self.misspelt(step, written, written.span, &e))? {
+                let spec = parse_port_spec(&word).map_err(|e| LowerError::at(step.at(written.span), e.to_string()))?;
                 shown.extend(spec.keys());
             }
         }
@@ -179,7 +178,7 @@ impl StageLowering<'_, '_, '_> {
     pub fn stopsignal(&mut self, step: &Step, written: &Spanned<String>) -> Result {
         let signal = self.expand(step, written)?;
         if !is_signal(&signal) {
-            let error = LowerError::at(step.at(written.span), format!("Invalid signal: {signal}"));
+            let error = LowerError::at(step.at(written.span), format!("invalid signal: {signal}"));
             let name = signal.to_uppercase();
             let near = nearest(name.trim_start_matches("SIG"), signal::NAMES.iter().map(|(name, _)| *name));
             return Err(error.with_help(Some(match near {

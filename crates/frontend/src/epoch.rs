@@ -3,7 +3,7 @@
 use kiln_dockerfile::{Add, InstructionKind, Stage};
 use kiln_graph::{GitUrl, HttpSource, ResolveMode, SourceOp, is_git_url, is_http_url};
 
-use crate::args::{Globals, at};
+use crate::args::Globals;
 use crate::context::context_source;
 use crate::plan::Contexts;
 use crate::request::{LowerError, LowerRequest, MetaResolver};
@@ -67,9 +67,7 @@ fn stage_source(request: &LowerRequest, globals: &Globals, stage: &Stage) -> Res
                     let value = match (request.build_args.get(name), &declared.default) {
                         (Some(value), _) => value.clone(),
                         (None, None) => continue,
-                        (None, Some(default)) => {
-                            globals.expand(request.dockerfile, &default.value).map_err(|e| at(default.span, &e))?.0
-                        }
+                        (None, Some(default)) => globals.expand(request.dockerfile, default)?.0,
                     };
                     globals.env.set(name, &value);
                 }
@@ -84,12 +82,12 @@ fn stage_source(request: &LowerRequest, globals: &Globals, stage: &Stage) -> Res
 
 fn add_source(request: &LowerRequest, globals: &Globals, add: &Add) -> Result<SourceOp, LowerError> {
     let place = add.dest.span;
-    let expand = |word: &str| globals.expand(request.dockerfile, word).map(|e| e.0).map_err(|e| at(place, &e));
+    let expand = |word| globals.expand(request.dockerfile, word).map(|e| e.0);
     let [source] = &add.sources[..] else {
         return Err(LowerError::at(place, format!("{NAME} stage must contain exactly one remote ADD source")));
     };
-    let url = expand(&source.value)?;
-    let checksum = add.checksum.as_ref().map(|c| expand(&c.value)).transpose()?;
+    let url = expand(source)?;
+    let checksum = add.checksum.as_ref().map(expand).transpose()?;
     if is_git_url(&url) || add.keep_git_dir.is_some() && url.contains("://") {
         let mut git = GitUrl::parse(&url).map_err(|e| LowerError::at(source.span, e.to_string()))?;
         git.checksum = checksum.or(git.checksum);

@@ -7,7 +7,7 @@ use kiln_dockerfile::{Instruction, InstructionKind, Span, Stage, nearest, parse_
 use kiln_graph::SourceOp;
 use kiln_oci::{Platform, Reference};
 
-use crate::args::{Globals, at};
+use crate::args::Globals;
 use crate::context::context_source;
 use crate::request::{LowerError, LowerRequest};
 
@@ -135,8 +135,7 @@ impl<'a> Plan<'a> {
         contexts: &Contexts,
         stage: &'a Stage,
     ) -> Result<Node<'a>, LowerError> {
-        let expand = |word: &str, span| globals.expand(request.dockerfile, word).map_err(|e| at(span, &e));
-        let (base_name, mut uses) = expand(&stage.base.value, stage.base.span)?;
+        let (base_name, mut uses) = globals.expand(request.dockerfile, &stage.base)?;
         if base_name.is_empty() {
             let message = format!("base name ({}) should not be blank", stage.base.value);
             let help = suggest_arg(&stage.base.value, globals);
@@ -144,7 +143,7 @@ impl<'a> Plan<'a> {
         }
         let platform = match &stage.platform {
             Some(written) => {
-                let (text, used) = expand(&written.value, written.span)?;
+                let (text, used) = globals.expand(request.dockerfile, written)?;
                 uses.extend(used);
                 Some(parse_platform(&written.value, &text, written.span, globals)?)
             }
@@ -205,8 +204,8 @@ impl<'a> Plan<'a> {
 
     /// The node that `--from=name` means: a stage by name or index, or an image or context.
     fn from(&mut self, name: &str, span: Span) -> Result<usize, LowerError> {
-        if let Ok(index) = name.parse::<usize>() {
-            if index < self.stages {
+        if let Ok(index) = name.parse::<i64>() {
+            if let Some(index) = usize::try_from(index).ok().filter(|i| *i < self.stages) {
                 return Ok(index);
             }
             let help = format!("the stages have the indexes 0 to {}", self.stages.saturating_sub(1));

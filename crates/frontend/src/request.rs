@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use kiln_dockerfile::{Diagnostic, Dockerfile, Span};
+use kiln_dockerfile::{Diagnostic, Dockerfile, ExpandError, Source, Span};
 use kiln_graph::{Edge, Graph, GraphError, HostIp, Limits, Location, NetworkMode, ResolveMode, Resources, SourceOp};
 use kiln_oci::{ImageConfig, Platform};
 
@@ -197,6 +197,19 @@ impl LowerError {
 
     pub(crate) fn at(span: Span, message: impl Into<String>) -> Self {
         Self::Dockerfile(Box::new(Diagnostic::error(span, message)))
+    }
+
+    /// A word that can't be expanded. It is written at `span`, or brought by the trigger of the `FROM` there.
+    pub(crate) fn expansion(
+        source: &Source,
+        word: &str,
+        span: Span,
+        trigger: Option<Span>,
+        error: &ExpandError,
+    ) -> Self {
+        let mut diagnostic = error.diagnostic(source, word, span);
+        diagnostic.span = trigger.unwrap_or(diagnostic.span);
+        Self::Dockerfile(Box::new(diagnostic))
     }
 
     pub(crate) fn request(message: impl Into<String>) -> Self {

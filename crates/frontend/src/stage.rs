@@ -205,7 +205,7 @@ impl StageLowering<'_, '_, '_> {
 
     /// Expands a word with the stage's variables.
     pub fn expand(&self, step: &Step, word: &Spanned<String>) -> Result<String, LowerError> {
-        self.expand_text(&word.value).map_err(|e| LowerError::at(step.at(word.span), e.to_string()))
+        self.expand_text(&word.value).map_err(|e| self.misspelt(step, word, word.span, &e))
     }
 
     /// The same, without a place.
@@ -224,8 +224,14 @@ impl StageLowering<'_, '_, '_> {
     /// Expands the text of a file that is written in the Dockerfile.
     pub fn expand_file(&self, step: &Step, text: &str, span: Span) -> Result<String, LowerError> {
         let lookup = |name: &str| self.state.env.get(name).map(str::to_owned);
-        let expanded = expand_heredoc(text, &lookup).map_err(|e| LowerError::at(step.at(span), e.to_string()))?;
-        Ok(expanded.value)
+        let documents = &step.instruction.heredocs;
+        let place = documents.iter().find(|d| d.span == span).map_or(span, |d| d.content_span);
+        Ok(expand_heredoc(text, &lookup).map_err(|e| self.misspelt(step, text, place, &e))?.value)
+    }
+
+    /// The error of a word that can't be expanded.
+    pub fn misspelt(&self, step: &Step, word: &str, span: Span, error: &ExpandError) -> LowerError {
+        LowerError::expansion(&self.all.request.dockerfile.source, word, span, step.trigger, error)
     }
 
     /// An instruction as progress shows it, with its variables expanded as far as that works. Variables in `masked` are

@@ -31,6 +31,19 @@ fn mistakes_and_their_places() {
             "FROM base AS builder\nFROM base\nCOPY --from=bulider /a /b",
             "3:13: error: bulider: pull access denied, repository does not exist (did you mean builder?)",
         ),
+        ("FROM base\nCOPY --from=-1 a b", "2:13: error: invalid stage index -1 (the stages have the indexes 0 to 0)"),
+        (
+            "FROM base\nENV A=\"x${B=y}\"",
+            "2:9: error: unsupported modifier (=) in substitution (expected one of - + ? (each also after a colon), # ## % %% / //)",
+        ),
+        (
+            "FROM base\nCOPY f /${V:?set it}",
+            "2:9: error: syntax error: missing '}' (expected a } in the same word; a word ends at white space)",
+        ),
+        (
+            "FROM base\nCOPY <<E /x\nfine\nof ${this\nE",
+            "4:4: error: syntax error: missing '}' (expected a } in the same word; a word ends at white space)",
+        ),
         ("FROM base\nCOPY --from=7 a b", "2:13: error: invalid stage index 7 (the stages have the indexes 0 to 0)"),
         (
             "FROM base AS a\nCOPY --from=a x /",
@@ -61,7 +74,7 @@ fn mistakes_and_their_places() {
             "FROM base\nARG M=999\nCOPY --chmod=$M a /",
             "3:14: error: invalid chmod parameter: '999'. it should be octal string and between 0 and 07777",
         ),
-        ("FROM base\nARG S=SIGTREM\nSTOPSIGNAL $S", "3:12: error: Invalid signal: SIGTREM (did you mean SIGTERM?)"),
+        ("FROM base\nARG S=SIGTREM\nSTOPSIGNAL $S", "3:12: error: invalid signal: SIGTREM (did you mean SIGTERM?)"),
         ("FROM base\nARG P=80/icmp\nEXPOSE $P", "3:8: error: "),
         ("FROM base\nARG V\nVOLUME $V", "3:8: error: VOLUME specified can not be an empty string"),
         ("FROM base\nENV A=${B?}", "2:7: error: B: is not allowed to be unset"),

@@ -20,8 +20,10 @@ pub fn checked(checked: &Checked, source: &Source) -> Value {
     let file = json!({ "filename": source.name(), "language": "Dockerfile", "data": data(source) });
     let warnings: Vec<_> = checked.warnings.iter().map(warning).collect();
     let mut all = json!({ "warnings": warnings, "sources": [file] });
-    if let Some(error) = &checked.error {
+    if let Some(error) = checked.errors.first() {
         all["buildError"] = json!({ "message": error.message, "location": location(error.span, source) });
+    } else if let Some(message) = &checked.violation {
+        all["buildError"] = json!({ "message": message, "location": {} });
     }
     all
 }

@@ -51,7 +51,7 @@ pub fn run(engine: &Arc<Engine>, request: &BuildRequest, method: &Method) -> Res
     let loaded = match load(engine, request, &Steps::new(Arc::new(NoEvents))) {
         Err(Error::Dockerfile { file, diagnostics }) if method.json && matches!(method.kind, Kind::Check) => {
             let (errors, warnings): (Vec<_>, _) = diagnostics.into_iter().partition(Diagnostic::is_error);
-            let checked = Checked { warnings, error: errors.into_iter().next().map(Box::new), ..Checked::default() };
+            let checked = Checked { warnings, errors, ..Checked::default() };
             output::print(&json(&call_json::checked(&checked, &file)))?;
             return Ok(ExitCode::FAILURE);
         }
@@ -83,18 +83,18 @@ fn check(checked: &Checked, source: &Source, as_json: bool) -> Result<ExitCode, 
         true => output::print(&json(&call_json::checked(checked, source)))?,
         false => output::print(&check_text(checked, source))?,
     }
-    if let Some(error) = &checked.error {
-        if !as_json {
-            excerpt::show(source, std::slice::from_ref(&**error));
+    if !checked.errors.is_empty() {
+        if as_json {
+            return Ok(ExitCode::FAILURE);
         }
-        return Ok(ExitCode::FAILURE);
+        return Err(Error::Dockerfile { file: source.clone(), diagnostics: checked.errors.clone() }.into());
     }
     Ok(if checked.warnings.is_empty() { ExitCode::SUCCESS } else { ExitCode::from(code::CHECK) })
 }
 
 fn check_text(checked: &Checked, source: &Source) -> String {
     let what = match checked.warnings.len() {
-        _ if checked.error.is_some() => String::new(),
+        _ if !checked.errors.is_empty() => String::new(),
         0 => "Check complete, no warnings found.\n".to_owned(),
         1 => "Check complete, 1 warning has been found!\n".to_owned(),
         n => format!("Check complete, {n} warnings have been found!\n"),

@@ -292,13 +292,13 @@ impl Lexer<'_> {
             });
         }
         self.next();
+        let missing = ExpandError { kind: ExpandErrorKind::MissingBrace, offset: start };
         match self.peek() {
-            None => return Err(ExpandError { kind: ExpandErrorKind::MissingBrace, offset: start }),
-            Some('{' | '}' | ':') => return self.error(ExpandErrorKind::BadSubstitution),
+            None => return Err(missing),
+            Some('{' | '}' | ':') => return Err(ExpandError { kind: ExpandErrorKind::BadSubstitution, offset: start }),
             Some(_) => {}
         }
         let name = self.name();
-        let missing = ExpandError { kind: ExpandErrorKind::MissingBrace, offset: start };
         match self.next().ok_or_else(|| missing.clone())? {
             '}' => Ok(match self.get(&name) {
                 None if self.mode.keep_unset => format!("${{{name}}}"),
@@ -310,7 +310,8 @@ impl Lexer<'_> {
             }
             operator @ ('+' | '-' | '?' | '#' | '%') => self.modifier(&name, operator, false, start),
             '/' => self.replace(&name, start),
-            other => self.error(ExpandErrorKind::UnsupportedModifier(other.to_string())),
+            blank if blank.is_whitespace() => Err(missing),
+            other => Err(ExpandError { kind: ExpandErrorKind::UnsupportedModifier(other.to_string()), offset: start }),
         }
     }
 
@@ -356,7 +357,7 @@ impl Lexer<'_> {
                 };
                 Ok(rest.to_owned())
             }
-            _ => self.error(ExpandErrorKind::UnsupportedModifier(written())),
+            _ => Err(ExpandError { kind: ExpandErrorKind::UnsupportedModifier(written()), offset: start }),
         }
     }
 

@@ -7,6 +7,9 @@
 mod lexer;
 mod pattern;
 
+use crate::diagnostic::Diagnostic;
+use crate::source::{Source, Span};
+
 /// How quotes, escapes and unset variables are treated.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct ExpandMode {
@@ -54,7 +57,7 @@ pub struct Expanded {
 pub struct ExpandError {
     /// What is wrong.
     pub kind: ExpandErrorKind,
-    /// The byte offset in the word where it was noticed.
+    /// The byte offset in the word where what is wrong begins.
     pub offset: usize,
 }
 
@@ -101,9 +104,42 @@ pub enum ExpandErrorKind {
 }
 
 impl ExpandErrorKind {
-    /// Not about how the word is written.
+    /// It is wrong whatever the values of the variables are. (A pattern may come from a variable.)
+    pub(crate) fn is_about_form(&self) -> bool {
+        !matches!(self, Self::TooLong(_) | Self::Required { .. } | Self::BadPattern { .. })
+    }
+
+    /// Noticed inside an operand it is the operand's, not a sign that the `${` around it has no end.
     fn is_about_values(&self) -> bool {
         matches!(self, Self::TooDeep | Self::TooLong(_) | Self::Required { .. })
+    }
+
+    fn help(&self) -> Option<&'static str> {
+        Some(match self {
+            Self::MissingBrace => "expected a } in the same word; a word ends at white space",
+            Self::MissingSlash => "expected ${NAME/pattern/replacement}",
+            Self::BadSubstitution => "expected a name, as in ${NAME}",
+            Self::UnsupportedModifier(_) => "expected one of - + ? (each also after a colon), # ## % %% / //",
+            Self::UnclosedQuote(_) => "close the quote, or put the escape character before it",
+            Self::Required { .. } | Self::BadPattern { .. } | Self::TooDeep | Self::TooLong(_) => return None,
+        })
+    }
+}
+
+impl ExpandError {
+    /// The error with its place; `word` is written at `span`.
+    pub fn diagnostic(&self, source: &Source, word: &str, span: Span) -> Diagnostic {
+        let rest = word.get(self.offset..).unwrap_or_default();
+        let length = rest.find(char::is_whitespace).unwrap_or(rest.len());
+        // With continuations inside the word its offsets are others than those of the file.
+        let exact = source.bytes().get(span.start..span.end) == Some(word.as_bytes());
+        let start = span.start + self.offset;
+        let place = if exact && length > 0 { Span::new(start, start + length) } else { span };
+        let error = Diagnostic::error(place, self.to_string());
+        match self.kind.help() {
+            Some(help) => error.with_help(help),
+            None => error,
+        }
     }
 }
 

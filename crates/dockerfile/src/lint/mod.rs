@@ -6,9 +6,8 @@ mod options;
 mod scope;
 mod stages;
 mod structure;
-mod words;
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 
 pub use names::is_secret_name;
 pub use options::{CheckOptions, CheckOptionsError};
@@ -64,18 +63,16 @@ pub struct LintReport {
 }
 
 impl LintReport {
-    /// Whether `error=true` is in force and something was found: the build has to fail with [`LintReport::violation`].
+    /// Whether `error=true` is in force and something was found: the build has to fail with [`violation`].
     pub fn fails_build(&self) -> bool {
         self.failed
     }
+}
 
-    /// The message of the failure that `error=true` asks for.
-    pub fn violation(&self) -> Option<String> {
-        let mut rules: Vec<&str> = self.diagnostics.iter().filter_map(|d| d.rule).map(Rule::name).collect();
-        rules.sort_unstable();
-        rules.dedup();
-        self.failed.then(|| format!("lint violation found for rules: {}", rules.join(", ")))
-    }
+/// The message of the failure that `error=true` makes of these findings.
+pub fn violation(findings: &[Diagnostic]) -> String {
+    let rules: BTreeSet<&str> = findings.iter().filter_map(|d| d.rule).map(Rule::name).collect();
+    format!("lint violation found for rules: {}", rules.into_iter().collect::<Vec<_>>().join(", "))
 }
 
 /// Runs the build checks.

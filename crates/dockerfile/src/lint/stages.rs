@@ -10,15 +10,15 @@ use crate::nearest::nearest;
 use crate::rules::Rule;
 use crate::source::{Span, Spanned};
 use crate::values::parse_port_spec;
+use crate::words::{How, Word, expanded_words, variable_places};
 
 use super::names::{is_reference, is_secret_name, platform_parts};
 use super::scope::{Globals, StageState, Variables, expand};
-use super::words::{How, Word, expanded_words, variable_places};
 use super::{Findings, LintContext};
 
 /// More comparisons than this take longer than "did you mean" is worth: files that programs write may use ten thousand variables
 /// where ten thousand others are known.
-const MOST_COMPARED: usize = 1 << 20;
+const MOST_COMPARED: usize = 1 << 18;
 
 pub(super) fn check(dockerfile: &Dockerfile, context: &LintContext<'_>, out: &mut Findings) {
     default_bases(dockerfile, context, out);
@@ -36,10 +36,8 @@ pub(super) fn check(dockerfile: &Dockerfile, context: &LintContext<'_>, out: &mu
             Some(state) => state.clone(),
             None => checker.base_state(bases[stage.index].as_deref()),
         };
-        if let Some(parent) = parent.and_then(|p| dockerfile.stages.get(p)) {
-            checker.triggers(parent, &mut state);
-        }
-        checker.stage(stage, &mut state, wanted.contains(&stage.index));
+        let triggers = parent.and_then(|p| dockerfile.stages.get(p)).into_iter().flat_map(triggers);
+        checker.stage(triggers.chain(&stage.instructions), &mut state, wanted.contains(&stage.index));
         finished.push(state);
     }
 }
@@ -47,9 +45,13 @@ pub(super) fn check(dockerfile: &Dockerfile, context: &LintContext<'_>, out: &mu
 /// Each `FROM` must give a valid name when nobody passes build args.
 fn default_bases(dockerfile: &Dockerfile, context: &LintContext<'_>, out: &mut Findings) {
     let defaults = Globals::new(dockerfile, context, &Variables::new());
+    let mut earlier: BTreeSet<&str> = BTreeSet::new();
     for stage in dockerfile.stages.iter().filter(|s| !s.base.is_empty()) {
         let Some(expanded) = expand(&stage.base, dockerfile.escape, &defaults.values) else { return };
-        if !is_reference(&expanded.value) {
+        // A stage may be named in any case, an image may not.
+        let is_stage = earlier.contains(expanded.value.to_lowercase().as_str());
+        earlier.extend(stage.name.as_ref().map(|n| n.as_str()));
+        if !is_stage && !is_reference(&expanded.value) {
             out.at(&stage.comments);
             let message = format!("Default value for ARG {} results in empty or invalid base image name", stage.base);
             let finding = Diagnostic::lint(Rule::InvalidDefaultArgInFrom, stage.base.span, message);
@@ -160,6 +162,14 @@ fn wanted(dockerfile: &Dockerfile, context: &LintContext<'_>, parents: &[Option<
     wanted
 }
 
+/// What a stage has for those that are based on it; they run it first.
+fn triggers(stage: &Stage) -> impl Iterator<Item = &Instruction> {
+    stage.instructions.iter().filter_map(|i| match &i.kind {
+        InstructionKind::Onbuild(onbuild) => Some(&*onbuild.trigger),
+        _ => None,
+    })
+}
+
 struct Checker<'a, 'f> {
     dockerfile: &'a Dockerfile,
     context: &'a LintContext<'a>,
@@ -192,18 +202,9 @@ impl Checker<'_, '_> {
         state
     }
 
-    /// Triggers of the parent stage run first; they were checked as text, here only their effects count.
-    fn triggers(&self, parent: &Stage, state: &mut StageState) {
-        for instruction in &parent.instructions {
-            if let InstructionKind::Onbuild(onbuild) = &instruction.kind {
-                self.effects(&onbuild.trigger, state);
-            }
-        }
-    }
-
-    fn stage(&mut self, stage: &Stage, state: &mut StageState, wanted: bool) {
+    fn stage<'i>(&mut self, instructions: impl Iterator<Item = &'i Instruction>, state: &mut StageState, wanted: bool) {
         let mut once = Once::default();
-        for instruction in &stage.instructions {
+        for instruction in instructions {
             if wanted {
                 self.out.at(&instruction.comments);
                 self.undefined_variables(instruction, state);

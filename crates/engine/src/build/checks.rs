@@ -2,13 +2,15 @@
 
 use std::collections::BTreeSet;
 
-use kiln_dockerfile::{BaseImage, CheckOptions, Diagnostic, Dockerfile, InstructionKind, LintContext, lint, nearest};
+use kiln_dockerfile::{
+    BaseImage, CheckOptions, Diagnostic, Dockerfile, InstructionKind, LintContext, lint, nearest, violation,
+};
 use kiln_frontend::{BoxError, LowerError, Lowered, MetaResolver, Resolved, is_proxy_arg, platform_args};
 use kiln_graph::SourceOp;
 use kiln_oci::{ImageConfig, Platform, Reference};
 
 use super::load::Loaded;
-use super::{lower_error, lower_request};
+use super::{lower_error, lower_request, with_malformed};
 use crate::contexts::MAIN;
 use crate::engine::Engine;
 use crate::error::{Error, Result};
@@ -21,10 +23,10 @@ use crate::steps::Steps;
 pub struct Checked {
     /// Findings in the order of the file.
     pub warnings: Vec<Diagnostic>,
-    /// `# check=error=true` makes them errors.
-    pub violation: bool,
+    /// The failure that `# check=error=true` makes of them.
+    pub violation: Option<String>,
     /// Why a build would be refused, as far as that is known without base images that are not here.
-    pub error: Option<Box<Diagnostic>>,
+    pub errors: Vec<Diagnostic>,
 }
 
 /// Checks all stages, or those that the target needs. Of base images only those that are here are known.
@@ -34,7 +36,7 @@ pub fn check(engine: &Engine, request: &BuildRequest, loaded: &Loaded) -> Result
     match kiln_frontend::lower(&lower_request(request, &loaded.dockerfile), &Here(engine)) {
         Ok(lowered) => checked.add(request, loaded, lowered.warnings)?,
         Err(LowerError::Resolve { .. }) => {}
-        Err(LowerError::Dockerfile(diagnostic)) => checked.error = Some(diagnostic),
+        Err(LowerError::Dockerfile(error)) => checked.errors.extend(with_malformed(*error, &loaded.dockerfile)),
         Err(other) => return Err(lower_error(other, engine, &loaded.dockerfile)),
     }
     Ok(checked)
@@ -44,8 +46,12 @@ pub fn check(engine: &Engine, request: &BuildRequest, loaded: &Loaded) -> Result
 pub(super) fn report(request: &BuildRequest, loaded: &Loaded, lowered: &Lowered, steps: &Steps) -> Result<()> {
     let mut checked = run(request, loaded, &|name| lowered.base_configs.get(name).map(base), false)?;
     checked.add(request, loaded, lowered.warnings.clone())?;
-    if checked.violation {
-        return Err(Error::Dockerfile { file: loaded.dockerfile.source.clone(), diagnostics: checked.warnings });
+    let refused = |diagnostics| Err(Error::Dockerfile { file: loaded.dockerfile.source.clone(), diagnostics });
+    if !checked.errors.is_empty() {
+        return refused(checked.errors);
+    }
+    if checked.violation.is_some() {
+        return refused(checked.warnings);
     }
     for warning in checked.warnings {
         steps.sink().event(Event::Lint { diagnostic: Box::new(warning), file: loaded.dockerfile.source.clone() });
@@ -60,11 +66,13 @@ impl Checked {
     /// Adds what the frontend noticed about base images.
     fn add(&mut self, request: &BuildRequest, loaded: &Loaded, more: Vec<Diagnostic>) -> Result<()> {
         let directive = loaded.dockerfile.directives.check.as_ref();
-        // What is wrong with the directive is among the findings already.
         let options = options(request)?.or_else(|| CheckOptions::parse(directive?).ok());
-        self.violation |= !more.is_empty() && options.is_some_and(|o| o.error);
+        let found_one = !more.is_empty();
         self.warnings.extend(more);
         self.warnings.sort_by_key(|w| w.span.start);
+        if found_one && options.is_some_and(|o| o.error) {
+            self.violation = Some(violation(&self.warnings));
+        }
         Ok(())
     }
 }
@@ -150,11 +158,13 @@ fn run(
         options: options(request)?,
     };
     let report = lint(&loaded.dockerfile, &context);
-    let violation = report.fails_build();
     let mut warnings = loaded.remarks.clone();
+    let violation = report.fails_build().then(|| violation(&report.diagnostics));
     warnings.extend(report.diagnostics);
     warnings.sort_by_key(|w| w.span.start);
-    Ok(Checked { warnings, violation, error: None })
+    // Options of checks that can't be understood.
+    let errors = warnings.extract_if(.., |w| w.is_error()).collect();
+    Ok(Checked { warnings, violation, errors })
 }
 
 fn base(config: &ImageConfig) -> BaseImage {

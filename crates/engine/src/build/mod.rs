@@ -12,6 +12,7 @@ mod solve;
 
 use std::sync::{Arc, Mutex};
 
+use kiln_dockerfile::Diagnostic;
 use kiln_executor::CancelToken;
 use kiln_frontend::{LowerError, LowerRequest, Lowered};
 use kiln_graph::{ResolveMode, VertexId};
@@ -229,7 +230,9 @@ fn shown(request: &BuildRequest, dockerfile: &kiln_dockerfile::Dockerfile) -> Op
 fn lower_error(error: LowerError, engine: &Engine, dockerfile: &kiln_dockerfile::Dockerfile) -> Error {
     let file = dockerfile.source.clone();
     match error {
-        LowerError::Dockerfile(diagnostic) => Error::Dockerfile { file, diagnostics: vec![*diagnostic] },
+        LowerError::Dockerfile(diagnostic) => {
+            Error::Dockerfile { diagnostics: with_malformed(*diagnostic, dockerfile), file }
+        }
         LowerError::Resolve { mut diagnostic, source } => {
             let written = file.bytes().get(diagnostic.span.start..diagnostic.span.end).unwrap_or_default();
             diagnostic.help = diagnostic.help.or_else(|| advice(engine, &String::from_utf8_lossy(written), &*source));
@@ -238,6 +241,16 @@ fn lower_error(error: LowerError, engine: &Engine, dockerfile: &kiln_dockerfile:
         LowerError::Request { message, help } => Error::Request { message, hint: help },
         LowerError::Graph(error) => Error::request(error.to_string()),
     }
+}
+
+/// An error with all words that can't be expanded, so that they are told in one run.
+fn with_malformed(error: Diagnostic, dockerfile: &kiln_dockerfile::Dockerfile) -> Vec<Diagnostic> {
+    let mut all = kiln_dockerfile::malformed(dockerfile);
+    if !all.contains(&error) {
+        all.push(error);
+    }
+    all.sort_by_key(|d| d.span.start);
+    all
 }
 
 /// What to do about a base image that can't be had: an image of the store with a name like it, or what the registry client

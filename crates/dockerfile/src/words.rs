@@ -1,22 +1,25 @@
-//! The words of an instruction that are expanded, each with its place, and where in such a word a variable is used.
+//! The words of an instruction that are expanded, each with its place; where in such a word a variable is used, and which of them no
+//! values could make right.
 
 use std::collections::HashMap;
 
-use crate::ast::{Copy, InlineFile, Instruction, InstructionKind};
+use crate::ast::{Copy, Dockerfile, InlineFile, Instruction, InstructionKind};
+use crate::diagnostic::Diagnostic;
+use crate::expand::{ExpandMode, expand_heredoc, expand_word};
 use crate::source::{Source, Span, Spanned};
 
 /// How a word is expanded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum How {
+pub(crate) enum How {
     Word,
     Heredoc,
 }
 
 /// A word and its place.
-pub(super) struct Word<'a> {
-    pub(super) text: &'a str,
-    pub(super) span: Span,
-    pub(super) how: How,
+pub(crate) struct Word<'a> {
+    pub(crate) text: &'a str,
+    pub(crate) span: Span,
+    pub(crate) how: How,
 }
 
 fn plain(word: &Spanned<String>) -> Word<'_> {
@@ -34,7 +37,7 @@ fn documents<'a>(files: &'a [InlineFile], instruction: &'a Instruction) -> impl 
 }
 
 /// Everything that expansion applies to, except `ARG` (whose defaults depend on build args).
-pub(super) fn expanded_words(instruction: &Instruction) -> Vec<Word<'_>> {
+pub(crate) fn expanded_words(instruction: &Instruction) -> Vec<Word<'_>> {
     match &instruction.kind {
         InstructionKind::Copy(Copy { sources, files, dest, chown, chmod, .. }) => {
             let flags = [chown, chmod].into_iter().flatten();
@@ -63,7 +66,7 @@ pub(super) fn expanded_words(instruction: &Instruction) -> Vec<Word<'_>> {
 
 /// Where each variable is used first in a place, as `$name` or `${name`. What was written with continuations or escapes inside a
 /// name is not found.
-pub(super) fn variable_places(source: &Source, place: Span) -> HashMap<&str, Span> {
+pub(crate) fn variable_places(source: &Source, place: Span) -> HashMap<&str, Span> {
     let bytes = source.bytes().get(place.start..place.end).unwrap_or_default();
     let text = std::str::from_utf8(bytes).unwrap_or_default();
     let mut places = HashMap::new();
@@ -75,4 +78,27 @@ pub(super) fn variable_places(source: &Source, place: Span) -> HashMap<&str, Spa
         places.entry(&text[start..end]).or_insert(Span::new(place.start + at, place.start + end + close));
     }
     places
+}
+
+/// The words of all stages that can't be expanded, whatever the values of their variables: a build meets the first of them only. Defaults
+/// of `ARG` are left out, because a build arg may stand in for them.
+pub fn malformed(dockerfile: &Dockerfile) -> Vec<Diagnostic> {
+    let mut found = Vec::new();
+    let mut check = |word: Word<'_>| {
+        let none = |_: &str| None;
+        let expanded = match word.how {
+            How::Word => expand_word(word.text, dockerfile.escape, &none, ExpandMode::WORD),
+            How::Heredoc => expand_heredoc(word.text, &none),
+        };
+        if let Err(error) = expanded
+            && error.kind.is_about_form()
+        {
+            found.push(error.diagnostic(&dockerfile.source, word.text, word.span));
+        }
+    };
+    for stage in &dockerfile.stages {
+        [Some(&stage.base), stage.platform.as_ref()].into_iter().flatten().map(plain).for_each(&mut check);
+        stage.instructions.iter().flat_map(expanded_words).for_each(&mut check);
+    }
+    found
 }
