@@ -1,5 +1,21 @@
 //! The `kiln` binary: arguments, the environment, messages. One file for each command.
 
+/// The standard library's panics where nobody reads any more: `kiln build . 2>&1 | head`.
+macro_rules! eprintln {
+    ($($text:tt)*) => {{
+        use std::io::Write as _;
+        let _ = writeln!(std::io::stderr(), $($text)*);
+    }};
+}
+
+/// The same for standard output.
+macro_rules! println {
+    ($($text:tt)*) => {{
+        use std::io::Write as _;
+        let _ = writeln!(std::io::stdout(), $($text)*);
+    }};
+}
+
 mod commands;
 mod environment;
 mod error;

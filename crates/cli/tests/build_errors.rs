@@ -76,3 +76,15 @@ fn a_program_of_another_machine_comes_with_what_to_do() {
         ["RUN (Dockerfile:3)", "/program: built for linux/s390x", "qemu-user-static", "--platform=$BUILDPLATFORM"];
     s.build(&["--platform=linux/s390x"]).fails(1).says(&says);
 }
+
+#[test]
+fn who_stops_reading_gets_no_panic() {
+    let s = Sandbox::bare("FROM scratch\nCOPY nothing /\n");
+    for stream in ["build", "images"] {
+        let mut child = s.command([stream, "ctx"]);
+        child.stdout(std::process::Stdio::piped()).stderr(std::process::Stdio::piped());
+        let mut child = child.spawn().unwrap();
+        drop((child.stdout.take(), child.stderr.take()));
+        assert_eq!(child.wait().unwrap().code(), Some(i32::from(stream == "build")), "{stream}");
+    }
+}

@@ -101,7 +101,7 @@ impl Renderer for RawJson {
                 let now = rfc3339(SystemTime::now());
                 let started = self.items.entry((id, item.clone())).or_insert_with(|| now.clone()).clone();
                 let mut value = json!({
-                    "id": &*item, "vertex": self.digest(id), "current": current, "timestamp": now, "started": started,
+                    "id": &*item, "name": &*item, "vertex": self.digest(id), "current": current, "timestamp": now, "started": started,
                 });
                 if let Some(total) = total {
                     value["total"] = json!(total);
