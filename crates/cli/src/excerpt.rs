@@ -3,13 +3,16 @@
 use std::io::IsTerminal;
 
 use annotate_snippets::{AnnotationKind, Group, Level, Renderer, Snippet};
-use kiln_engine::dockerfile::{Diagnostic, Source};
+use kiln_engine::dockerfile::{Diagnostic, Source, Span};
 use kiln_engine::graph::Location;
 
 use crate::progress::{after_carriage_return, printable};
 
 /// More than this many diagnostics help nobody; the rest is counted.
 const MOST: usize = 50;
+
+/// Lines with more than this are not shown.
+const MOST_BYTES: usize = 1 << 20;
 
 /// Of a step that failed, at its beginning.
 const MOST_LINES: usize = 30;
@@ -39,18 +42,21 @@ pub fn report(source: &Source, diagnostics: &[Diagnostic]) -> String {
 }
 
 fn render(source: &Source, diagnostic: &Diagnostic, renderer: &Renderer) -> String {
-    let text = String::from_utf8_lossy(source.bytes());
-    // Lossy decoding of a file that is not UTF-8 would move every span.
-    if text.len() != source.bytes().len() || text.len() > 1 << 20 {
+    let whole = diagnostic.labels.iter().fold(diagnostic.span, |all, label| all.to(label.span));
+    let (first, last) = source.lines_of(whole);
+    let from = source.line_start(first).unwrap_or(0);
+    let to = source.line_start(last + 1).unwrap_or(source.bytes().len());
+    if to - from > MOST_BYTES {
         return diagnostic.one_line(source);
     }
-    let text = without_credentials(&text);
-    let clamp =
-        |span: kiln_engine::dockerfile::Span| boundary(&text, span.start)..boundary(&text, span.end.max(span.start));
+    let text = without_credentials(&same_length(&source.bytes()[from..to]));
+    let place = |at: usize| boundary(&text, at.saturating_sub(from));
+    let clamp = |span: Span| place(span.start)..place(span.end.max(span.start));
     let level = if diagnostic.is_error() { Level::ERROR } else { Level::WARNING };
     let main = AnnotationKind::Primary.span(clamp(diagnostic.span)).label(diagnostic.label.as_str());
     let others = diagnostic.labels.iter().map(|l| AnnotationKind::Context.span(clamp(l.span)).label(l.text.as_str()));
-    let snippet = Snippet::source(text.as_str()).path(source.name()).annotation(main).annotations(others);
+    let snippet = Snippet::source(text.as_str()).line_start(first).path(source.name());
+    let snippet = snippet.annotation(main).annotations(others);
     let title = match diagnostic.rule {
         Some(rule) => format!("{}: {}", rule.name(), diagnostic.message),
         None => diagnostic.message.clone(),
@@ -63,6 +69,16 @@ fn render(source: &Source, diagnostic: &Diagnostic, renderer: &Renderer) -> Stri
         group = group.element(Level::NOTE.message(url));
     }
     renderer.render(&[group])
+}
+
+/// Bytes as text; each that is not UTF-8 as one question mark, so that places stay what they are.
+fn same_length(bytes: &[u8]) -> String {
+    let mut text = String::with_capacity(bytes.len());
+    for chunk in bytes.utf8_chunks() {
+        text.push_str(chunk.valid());
+        text.extend(std::iter::repeat_n('?', chunk.invalid().len()));
+    }
+    text
 }
 
 /// User names and passwords of URLs as stars, as many as there were bytes, so that places stay what they are.

@@ -51,6 +51,19 @@ fn checks_that_are_errors_have_their_exit_code() {
 }
 
 #[test]
+fn excerpts_are_of_any_file() {
+    // A comment in another encoding, and a file of many megabytes.
+    let s = Sandbox::bare("");
+    let mut text = b"# caf\xe9\nFROM scratch\n".to_vec();
+    text.extend(b"# comment\n".repeat(200_000));
+    text.extend(b"RNU x\xe9y\nRUN --netwrok=none \xff\n");
+    s.file("Dockerfile", text);
+    let places =
+        ["Dockerfile:200003:1", "200003 | RNU x?y", "^^^", "Dockerfile:200004:5", "200004 | RUN --netwrok=none ?"];
+    s.build(&[]).fails(1).says(&places).says(&["save the file as UTF-8", "did you mean --network?"]);
+}
+
+#[test]
 fn a_missing_base_names_the_image_that_was_meant() {
     let s = Sandbox::bare("FROM scratch\nCOPY busybox /b\n");
     s.build(&["-t", "localhost:1/mybase:1"]).ok();

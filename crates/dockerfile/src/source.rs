@@ -125,7 +125,7 @@ impl Source {
     }
 
     /// Where a line (from 1) starts.
-    pub(crate) fn line_start(&self, line: usize) -> Option<usize> {
+    pub fn line_start(&self, line: usize) -> Option<usize> {
         self.inner.line_starts.get(line.checked_sub(1)?).copied()
     }
 
