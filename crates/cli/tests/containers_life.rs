@@ -210,6 +210,8 @@ fn one_of_an_images_platforms_is_chosen() {
     // An image for one platform is not another one's.
     let run = s.kiln(&["run", "--pull", "never", "--platform", "linux/s390x", "box"]);
     run.fails(125).says(&[&format!("box is an image for linux/{own}, not for linux/s390x"), "--platform"]);
+    let index = s.kiln(&["run", "--platform", "linux/s390x", "two"]).fails(125);
+    index.says(&["two has no image for linux/s390x: here it has linux/", "could not be pulled"]);
     s.kiln(&["run", "--platform", "linux/amd65", "box"]).fails(2).says(&["did you mean amd64?"]);
     // A program for another machine, which is told.
     let mut elf = vec![0u8; 64];

@@ -168,7 +168,11 @@ pub fn exec(
         terminal: streams.terminal,
     };
     attach.starting();
-    ended(engine.executor()?.exec(&inside, spec, |started| attach.started(started), cancel))
+    let exit = engine.executor()?.exec(&inside, spec, |started| attach.started(started), cancel);
+    match exit {
+        Err(kiln_executor::Error::Start(_)) if !process.lives() => Err(not_running(container)),
+        exit => ended(exit),
+    }
 }
 
 /// Opens a container's files, whether it runs or not.

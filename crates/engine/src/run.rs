@@ -139,7 +139,7 @@ impl Engine {
         let host = Platform::host();
         let platform = wanted.unwrap_or(&host);
         let found = match pull {
-            Pull::Missing => self.image_by_name_or_id(text, platform)?,
+            Pull::Missing => self.image_by_name_or_id(text, platform).map_err(|e| self.why_not(text, platform, e))?,
             Pull::Never => {
                 let image = crate::images::find(&self.store, text)?;
                 self.known(&image.target, platform, None).map_err(|e| e.of_image(text))?
@@ -156,9 +156,25 @@ impl Engine {
         };
         // It may be here for one platform, and elsewhere for several.
         let (Pull::Missing, None, Ok(name)) = (pull, &found.remote, parsed(text)) else { return Err(other("")) };
+        if self.store.images().resolve(&name)?.is_none() {
+            return Err(other(", and was named by its ID"));
+        }
         let pulled = self.find_image(&name, wanted, true);
         let pulled = pulled.map_err(|e| other(&format!(", and one could not be pulled: {e}")))?;
         if is_for(&pulled.config.platform(), wanted) { Ok(pulled) } else { Err(other("")) }
+    }
+
+    /// The error of an image that could not be had, which may be here for other platforms.
+    fn why_not(&self, text: &str, platform: &Platform, error: Error) -> Error {
+        let here = parsed(text).ok().and_then(|name| self.store.images().resolve(&name).ok()?);
+        match here.map(|image| self.known(&image.target, platform, None)) {
+            Some(Err(Error::Store(kiln_store::Error::NoPlatform { wanted, available, .. }))) => {
+                Error::request(format!(
+                    "{text} has no image for {wanted}: here it has {available}, and another one could not be pulled: {error}"
+                ))
+            }
+            _ => error,
+        }
     }
 
     /// An image by name (from a registry if it is not here) or by the beginning of its ID.

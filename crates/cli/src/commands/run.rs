@@ -158,7 +158,10 @@ pub fn start(args: &RunArgs, debug: Option<DebugTools>, environment: &Environmen
     if args.detach {
         // The kiln that watches it takes over.
         drop(engine);
-        start_detached(&container, environment)?;
+        start_detached(&container, environment).map_err(|e| match e.code() {
+            code::FAILED => e.with_code(code::RUN_FAILED),
+            _ => e,
+        })?;
         output::print(&format!("{}\n", container.id()))?;
         return Ok(ExitCode::SUCCESS);
     }
