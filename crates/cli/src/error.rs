@@ -71,6 +71,13 @@ impl CliError {
         }
     }
 
+    /// Warnings that are errors in this Dockerfile.
+    pub fn of_checks(file: &str) -> Self {
+        Self::failed(format!("{file}: build checks failed"))
+            .with_hint("`# check=error=true` in the Dockerfile makes them errors; `# check=skip=RULE` skips one")
+            .with_code(code::CHECK)
+    }
+
     /// Of a transfer into the store. Where there was no room for it, gives back what it took, and says how much that is.
     pub fn of_transfer(error: Error, engine: Arc<Engine>, what: &str) -> Self {
         if !error.is_disk_full() || matches!(error, Error::Io { .. }) {
@@ -114,11 +121,7 @@ impl From<Error> for CliError {
                 match diagnostics.iter().filter(|d| d.is_error()).count() {
                     // It says all.
                     1 => Self::failed(""),
-                    0 => Self::failed(format!("{}: build checks failed", source.name()))
-                        .with_hint(
-                            "`# check=error=true` in the Dockerfile makes them errors; `# check=skip=RULE` skips one",
-                        )
-                        .with_code(code::CHECK),
+                    0 => Self::of_checks(source.name()),
                     errors => Self::failed(format!("{}: {errors} errors", source.name())),
                 }
             }

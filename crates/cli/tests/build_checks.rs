@@ -40,6 +40,7 @@ fn a_check_looks_at_all_stages_and_a_build_at_those_it_needs() {
 fn options_of_checks_come_from_the_file_or_a_build_arg() {
     let s = Sandbox::bare("# check=error=true\nFROM scratch\nCOPY busybox /b\nWORKDIR relative\n");
     s.build(&["-o", "type=cacheonly"]).fails(3).says(&["WorkdirRelativePath", "Dockerfile:4"]);
+    s.build(&["--check"]).fails(3).says(&["build checks failed", "# check=error=true"]);
     let skip = "BUILDKIT_DOCKERFILE_CHECK=skip=WorkdirRelativePath";
     s.build(&["-o", "type=cacheonly", "--build-arg", skip]).ok();
     s.build(&["--check", "--build-arg", skip]).ok();

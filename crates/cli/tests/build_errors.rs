@@ -17,6 +17,10 @@ fn a_failed_step_is_told_once() {
     assert!(end.contains("RUN (Dockerfile:4) did not complete successfully: exit code: 7"), "{end}");
     assert!(end.contains("--on-error=shell"), "{end}");
     // Where the log is not shown, its end is.
+    s.file("Dockerfile", "FROM scratch\nCOPY busybox /bin/sh\nRUN printf unfinished && exit 1\n");
+    s.build(&[]).fails(1);
+    assert!(s.kiln(&["logs"]).ok().stdout.contains("\nunfinished\n   failed: "), "the log's own lines are lines");
+    s.file("Dockerfile", format!("FROM scratch\nCOPY busybox /bin/sh\n\n{steps}"));
     let quiet = s.build(&["--quiet"]).fails(1).says(&["last output:", " > words-of-it"]);
     assert_eq!(quiet.stderr.matches("exit 7").count(), 1, "{}", quiet.stderr);
 }

@@ -89,6 +89,9 @@ fn check(checked: &Checked, source: &Source, as_json: bool) -> Result<ExitCode, 
         }
         return Err(Error::Dockerfile { file: source.clone(), diagnostics: checked.errors.clone() }.into());
     }
+    if checked.violation.is_some() && !as_json {
+        return Err(CliError::of_checks(source.name()));
+    }
     Ok(if checked.warnings.is_empty() { ExitCode::SUCCESS } else { ExitCode::from(code::CHECK) })
 }
 

@@ -23,6 +23,8 @@ struct State {
     last: Option<StepId>,
     finished: u32,
     cached: u32,
+    /// A step's output did not end its last line.
+    in_line: bool,
 }
 
 impl BuildLogSink {
@@ -47,7 +49,7 @@ impl BuildLogSink {
         };
         let log = engine.store.builds().create(info)?;
         let id = log.id().to_owned();
-        let state = State { log: Some(log), names: HashMap::new(), last: None, finished: 0, cached: 0 };
+        let state = State { log: Some(log), names: HashMap::new(), last: None, finished: 0, cached: 0, in_line: false };
         Ok((Self { inner, state: Mutex::new(state) }, id))
     }
 
@@ -58,7 +60,7 @@ impl BuildLogSink {
             Ok(result) => (BuildStatus::Succeeded, result.image_digest().map(|d| ("image".to_owned(), d))),
             Err(Error::Cancelled) => (BuildStatus::Canceled, None),
             Err(error) => {
-                state.write(format!("ERROR: {error}\n").as_bytes());
+                state.line(&format!("ERROR: {error}"));
                 (BuildStatus::Failed(error.to_string()), None)
             }
         };
@@ -71,16 +73,23 @@ impl BuildLogSink {
 }
 
 impl State {
-    fn write(&self, bytes: &[u8]) {
+    fn write(&mut self, bytes: &[u8]) {
         if let Some(log) = &self.log {
             let _ = log.append(bytes);
         }
+        self.in_line = bytes.last().map_or(self.in_line, |last| *last != b'\n');
+    }
+
+    /// A line that no step wrote.
+    fn line(&mut self, text: &str) {
+        let before = if self.in_line { "\n" } else { "" };
+        self.write(format!("{before}{text}\n").as_bytes());
     }
 
     fn head(&mut self, id: StepId) {
         if self.last.replace(id) != Some(id) {
             let name = self.names.get(&id).cloned().unwrap_or_else(|| "?".into());
-            self.write(format!("=> {name}\n").as_bytes());
+            self.line(&format!("=> {name}"));
         }
     }
 
@@ -100,11 +109,11 @@ impl State {
                     Outcome::Cached => self.cached += 1,
                     Outcome::Done => {
                         self.head(*id);
-                        self.write(format!("   done in {:.1}s\n", elapsed.as_secs_f64()).as_bytes());
+                        self.line(&format!("   done in {:.1}s", elapsed.as_secs_f64()));
                     }
                     Outcome::Failed(why) => {
                         self.head(*id);
-                        self.write(format!("   failed: {why}\n").as_bytes());
+                        self.line(&format!("   failed: {why}"));
                     }
                     Outcome::Cancelled => {}
                 }
@@ -112,10 +121,10 @@ impl State {
             Event::Miss { id, reasons } => {
                 self.head(*id);
                 for reason in reasons {
-                    self.write(format!("   not cached: {reason}\n").as_bytes());
+                    self.line(&format!("   not cached: {reason}"));
                 }
             }
-            Event::Warning(text) => self.write(format!("WARNING: {text}\n").as_bytes()),
+            Event::Warning(text) => self.line(&format!("WARNING: {text}")),
             Event::Started { .. } | Event::Progress { .. } | Event::Lint { .. } => {}
         }
     }
