@@ -124,8 +124,9 @@ impl Tty {
     fn live(&self) -> Vec<String> {
         let (width, height) = size();
         let mut lines = vec![cut(&self.head(self.known, ""), width)];
-        let room = height.saturating_sub(2).max(4);
-        let tail = (room / self.running.len().max(1)).saturating_sub(1).min(self.tail);
+        // The cursor stands in the line below; what did not fit would scroll up with each frame.
+        let most = height.saturating_sub(1).max(1);
+        let tail = ((most - 1) / self.running.len().max(1)).saturating_sub(1).min(self.tail);
         for id in &self.running {
             let Some(step) = self.steps.get(id) else { continue };
             let age = step.started.map(|s| seconds(s.elapsed())).unwrap_or_default();
@@ -137,11 +138,12 @@ impl Tty {
                 lines.push(self.paint("2", &cut(&format!(" => => # {}", printable(line)), width)));
             }
         }
-        let hidden = lines.len().saturating_sub(room + 1);
-        if hidden > 0 {
-            lines.truncate(room);
+        let hidden = lines.len().saturating_sub(most);
+        if hidden > 0 && most > 2 {
+            lines.truncate(most - 1);
             lines.push(cut(&format!(" => … {} more lines of what runs", hidden + 1), width));
         }
+        lines.truncate(most);
         lines
     }
 
