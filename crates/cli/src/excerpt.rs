@@ -12,7 +12,7 @@ use crate::progress::{after_carriage_return, printable};
 const MOST: usize = 50;
 
 /// Lines with more than this are not shown.
-const MOST_BYTES: usize = 1 << 20;
+const MOST_BYTES: usize = 64 << 10;
 
 /// Of a step that failed, at its beginning.
 const MOST_LINES: usize = 30;
@@ -43,18 +43,17 @@ pub fn report(source: &Source, diagnostics: &[Diagnostic]) -> String {
 
 fn render(source: &Source, diagnostic: &Diagnostic, renderer: &Renderer) -> String {
     let whole = diagnostic.labels.iter().fold(diagnostic.span, |all, label| all.to(label.span));
-    let (first, last) = source.lines_of(whole);
-    let from = source.line_start(first).unwrap_or(0);
-    let to = source.line_start(last + 1).unwrap_or(source.bytes().len());
-    if to - from > MOST_BYTES {
+    let Some((first, from, to)) = [whole, diagnostic.span].into_iter().find_map(|span| shown_lines(source, span))
+    else {
         return diagnostic.one_line(source);
-    }
+    };
     let text = without_credentials(&same_length(&source.bytes()[from..to]));
     let place = |at: usize| boundary(&text, at.saturating_sub(from));
     let clamp = |span: Span| place(span.start)..place(span.end.max(span.start));
     let level = if diagnostic.is_error() { Level::ERROR } else { Level::WARNING };
     let main = AnnotationKind::Primary.span(clamp(diagnostic.span)).label(diagnostic.label.as_str());
-    let others = diagnostic.labels.iter().map(|l| AnnotationKind::Context.span(clamp(l.span)).label(l.text.as_str()));
+    let labels = diagnostic.labels.iter().filter(|l| (from..to).contains(&l.span.start));
+    let others = labels.map(|l| AnnotationKind::Context.span(clamp(l.span)).label(l.text.as_str()));
     let snippet = Snippet::source(text.as_str()).line_start(first).path(source.name());
     let snippet = snippet.annotation(main).annotations(others);
     let title = match diagnostic.rule {
@@ -69,6 +68,14 @@ fn render(source: &Source, diagnostic: &Diagnostic, renderer: &Renderer) -> Stri
         group = group.element(Level::NOTE.message(url));
     }
     renderer.render(&[group])
+}
+
+/// The first line of a place, and where its lines begin and end; nothing if they are more than anybody reads.
+fn shown_lines(source: &Source, span: Span) -> Option<(usize, usize, usize)> {
+    let (first, last) = source.lines_of(span);
+    let from = source.line_start(first).unwrap_or(0);
+    let to = source.line_start(last + 1).unwrap_or(source.bytes().len());
+    (to - from <= MOST_BYTES).then_some((first, from, to))
 }
 
 /// Bytes as text; each that is not UTF-8 as one question mark, so that places stay what they are.

@@ -14,6 +14,9 @@ use crate::stage::{StageLowering, join};
 
 type Result = std::result::Result<(), LowerError>;
 
+/// All ports of the three protocols.
+const MOST_PORTS: usize = 3 << 16;
+
 impl StageLowering<'_, '_, '_> {
     pub fn arg(&mut self, step: &Step, arg: &Arg) -> Result {
         let mut shown = Vec::with_capacity(arg.args.len());
@@ -145,6 +148,9 @@ impl StageLowering<'_, '_, '_> {
             for word in words.map_err(|e| self.misspelt(step, written, written.span, &e))? {
                 let spec = parse_port_spec(&word).map_err(|e| LowerError::at(step.at(written.span), e.to_string()))?;
                 shown.extend(spec.keys());
+                if shown.len() > MOST_PORTS {
+                    return Err(LowerError::at(step.at(written.span), "EXPOSE names more ports than there are"));
+                }
             }
         }
         for port in &shown {

@@ -76,6 +76,10 @@ fn mistakes_and_their_places() {
         ),
         ("FROM base\nARG S=SIGTREM\nSTOPSIGNAL $S", "3:12: error: invalid signal: SIGTREM (did you mean SIGTERM?)"),
         ("FROM base\nARG P=80/icmp\nEXPOSE $P", "3:8: error: "),
+        (
+            "FROM base\nEXPOSE 1-65535 1-65535 1-65535 1-65535 1-65535",
+            "2:32: error: EXPOSE names more ports than there are",
+        ),
         ("FROM base\nARG V\nVOLUME $V", "3:8: error: VOLUME specified can not be an empty string"),
         ("FROM base\nENV A=${B?}", "2:7: error: B: is not allowed to be unset"),
         (
