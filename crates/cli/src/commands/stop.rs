@@ -119,10 +119,7 @@ pub fn restart(args: &RestartArgs, environment: &Environment) -> Result<ExitCode
 }
 
 /// All are asked before any is waited for: together they take as long as the slowest.
-fn ask_all<'a>(
-    names: &'a [String],
-    ask: impl Fn(&str) -> Result<Asked, CliError>,
-) -> Vec<(&'a str, Result<Asked, CliError>)> {
+fn ask_all(names: &[String], ask: impl Fn(&str) -> Result<Asked, CliError>) -> Vec<(&str, Result<Asked, CliError>)> {
     names.iter().map(|name| (name.as_str(), ask(name))).collect()
 }
 
