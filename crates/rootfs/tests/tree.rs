@@ -135,6 +135,24 @@ fn filters_keep_parents_of_what_is_kept() {
 }
 
 #[test]
+fn a_directory_that_goes_while_its_tree_is_scanned_was_never_there() {
+    let c = Case::new();
+    tree(&c.src(), &["a/f=A", "gone/sub/f=G", "zero=Z"]);
+    let src = c.src();
+    let filter = |p: &Path, _| {
+        // Asked about it: its parent was read.
+        if p == Path::new("gone") {
+            std::fs::remove_dir_all(src.join("gone")).unwrap();
+        }
+        Ignore::Keep
+    };
+    let context = ContextTree::scan(&Root::open(&c.src()).unwrap(), Some(&filter), None).unwrap();
+    let paths: Vec<_> = context.entries().into_iter().map(|(p, _)| p.to_str().unwrap().to_owned()).collect();
+    assert_eq!(paths, ["a", "a/f", "zero"]);
+    assert_eq!(context.len(), 3);
+}
+
+#[test]
 fn unreadable_files_are_named() {
     if rustix::process::geteuid().is_root() {
         eprintln!("SKIPPED: root can read everything");
