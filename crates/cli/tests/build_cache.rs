@@ -88,6 +88,16 @@ fn no_cache_and_its_filter() {
 }
 
 #[test]
+fn cached_steps_are_shown_in_the_order_of_the_file() {
+    let Some(s) = Sandbox::new(&format!("{BASE}RUN echo 1\nRUN echo 2\nFROM base\nRUN echo 3\n")) else { return };
+    s.build(&[]).ok();
+    let run = s.build(&[]).ok();
+    let place = |name: &str| run.stderr.find(name).unwrap_or_else(|| panic!("{name} in {}", run.stderr));
+    assert!(place("COPY busybox") < place("RUN echo 1") && place("RUN echo 1") < place("RUN echo 3"), "{}", run.stderr);
+    assert!(run.executed().is_empty(), "{}", run.stderr);
+}
+
+#[test]
 fn the_reason_of_each_miss_is_told_in_words() {
     let Some(s) = Sandbox::new(&format!("{BASE}ARG VERSION=1\nCOPY src /src\nRUN echo $VERSION > /v\nRUN echo one\n"))
     else {

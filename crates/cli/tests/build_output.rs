@@ -180,6 +180,7 @@ fn ids_and_metadata_are_written_to_files() {
     let meta: serde_json::Value = serde_json::from_str(&text(s.path("meta.json"))).unwrap();
     assert_eq!(meta["containerimage.config.digest"], quiet.stdout.trim());
     assert_eq!(meta["image.name"], "docker.io/library/app:latest");
+    assert_eq!(meta["containerimage.descriptor"]["platform"]["os"], "linux");
     assert!(meta["containerimage.digest"].as_str().unwrap().starts_with("sha256:"));
     s.build(&["--label", "x=y", "--annotation", "k=v", "-o", "type=oci,dest=l,tar=false"]).ok();
     assert_eq!(image_config(&s.path("l"))["config"]["Labels"]["x"], "y");

@@ -109,10 +109,12 @@ fn metadata(result: &BuildResult) -> serde_json::Value {
     all.insert("buildx.build.ref".into(), format!("kiln/kiln/{}", result.id).into());
     if let Some(exported) = result.exported.first() {
         all.insert("containerimage.digest".into(), exported.target.digest.to_string().into());
-        all.insert("containerimage.descriptor".into(), serde_json::to_value(&exported.target).unwrap_or_default());
+        let mut descriptor = exported.target.clone();
         if let [image] = exported.images.as_slice() {
+            descriptor.platform = Some(image.platform.clone());
             all.insert("containerimage.config.digest".into(), image.config.digest.to_string().into());
         }
+        all.insert("containerimage.descriptor".into(), serde_json::to_value(&descriptor).unwrap_or_default());
         if !exported.names.is_empty() {
             let names: Vec<String> = exported.names.iter().map(ToString::to_string).collect();
             all.insert("image.name".into(), names.join(",").into());

@@ -1,6 +1,6 @@
 //! Drives the solver: carries its effects out, in parallel, and brings the answers back.
 
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
 use std::sync::mpsc::{Sender, channel};
 use std::sync::{Mutex, PoisonError};
 use std::thread::Scope;
@@ -36,6 +36,8 @@ pub struct Solver<'a> {
     started: Mutex<HashMap<NodeId, Step>>,
     /// Steps that were shown to be cached.
     shown: Mutex<HashSet<NodeId>>,
+    /// Hits wait here until something runs, to be shown in the order of the graph: they are found from its end.
+    held: Mutex<Option<BTreeSet<NodeId>>>,
 }
 
 /// Is told a vertex's index and what it became.
@@ -66,7 +68,8 @@ fn node_id(id: VertexId) -> NodeId {
 impl<'a> Solver<'a> {
     /// Of a build.
     pub fn new(job: &'a Job, made: &'a Made<'a>) -> Self {
-        Self { job, made, errors: Mutex::default(), started: Mutex::default(), shown: Mutex::default() }
+        let held = Mutex::new(Some(BTreeSet::new()));
+        Self { job, made, errors: Mutex::default(), started: Mutex::default(), shown: Mutex::default(), held }
     }
 
     /// What the targets became, in the order in which they were asked for.
@@ -214,9 +217,19 @@ impl<'a> Solver<'a> {
     }
 
     fn show_cached(&self, node: NodeId) {
+        if let Some(held) = &mut *self.held.lock().unwrap_or_else(PoisonError::into_inner) {
+            held.insert(node);
+            return;
+        }
         if self.shown.lock().unwrap_or_else(PoisonError::into_inner).insert(node) {
             self.step(node).end(Outcome::Cached);
         }
+    }
+
+    /// Shows what waited; from now on hits are shown at once.
+    fn show_held(&self) {
+        let held = self.held.lock().unwrap_or_else(PoisonError::into_inner).take();
+        held.into_iter().flatten().for_each(|node| self.show_cached(node));
     }
 
     /// Whether the node failed because of a layer of an imported cache, so that the graph is solved again.
@@ -366,6 +379,7 @@ impl<'a> Solver<'a> {
 
     /// The node's step, begun if it was not.
     fn take_step(&self, node: NodeId) -> Step {
+        self.show_held();
         let known = self.started.lock().unwrap_or_else(PoisonError::into_inner).remove(&node);
         known.unwrap_or_else(|| self.step(node))
     }
@@ -380,6 +394,10 @@ impl<'a> Solver<'a> {
     }
 
     fn conclude(&self, scheduler: &Scheduler<Value, Digest>, targets: &[NodeId]) -> Result<Vec<Value>> {
+        if matches!(scheduler.status(), Status::Succeeded) {
+            self.show_unvisited(scheduler);
+        }
+        self.show_held();
         match scheduler.status() {
             Status::Failed { failed, .. } => {
                 let mut errors = std::mem::take(&mut *self.errors.lock().unwrap_or_else(PoisonError::into_inner));
@@ -395,7 +413,6 @@ impl<'a> Solver<'a> {
             }
             Status::Cancelled { .. } | Status::Running => Err(Error::Cancelled),
             Status::Succeeded => {
-                self.show_unvisited(scheduler);
                 let value = |t: &NodeId| match scheduler.state(*t) {
                     Some(State::Done { result, .. }) => Ok(result.clone()),
                     _ => Err(Error::Cancelled),
