@@ -125,6 +125,10 @@ fn attributes_of_an_output_name_and_annotate_the_image() {
     let attributes = "annotation.org.example.a=1,annotation-index.b=2,annotation-manifest-descriptor[linux/amd64].c=3";
     s.build(&["--platform=linux/amd64", "-o", &format!("type=oci,dest=l,tar=false,{attributes}")]).ok();
     let layout: serde_json::Value = serde_json::from_str(&text(s.path("l/index.json"))).unwrap();
+    assert!(
+        s.path("l/index.json").metadata().unwrap().modified().unwrap()
+            > s.path("ctx/f").metadata().unwrap().modified().unwrap()
+    );
     let blob = |d: &serde_json::Value| -> serde_json::Value {
         let digest = d["digest"].as_str().unwrap().replace(':', "/");
         serde_json::from_str(&text(s.path("l/blobs").join(digest))).unwrap()
