@@ -1,7 +1,7 @@
 //! An ordered set of variables.
 
 use std::collections::HashMap;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 /// `NAME=value` pairs: a new value replaces the old one at its place. Copies share the pairs until one of them changes: each of
 /// a thousand stages starts with the variables of its base.
@@ -14,6 +14,8 @@ pub struct Env {
 struct Pairs {
     list: Vec<(String, String)>,
     index: HashMap<String, usize>,
+    /// Made when it is asked for first: ten thousand steps in a row have the same.
+    entries: OnceLock<Arc<[String]>>,
 }
 
 impl Env {
@@ -38,6 +40,7 @@ impl Env {
             return;
         }
         let pairs = Arc::make_mut(&mut self.shared);
+        pairs.entries = OnceLock::new();
         match pairs.index.get(name) {
             Some(&i) => pairs.list[i].1 = value.to_owned(),
             None => {
@@ -58,8 +61,9 @@ impl Env {
     }
 
     /// `NAME=value` for each, in order.
-    pub fn entries(&self) -> Vec<String> {
-        self.iter().map(|(k, v)| format!("{k}={v}")).collect()
+    pub fn entries(&self) -> Arc<[String]> {
+        let make = || self.iter().map(|(k, v)| format!("{k}={v}")).collect();
+        Arc::clone(self.shared.entries.get_or_init(make))
     }
 }
 
@@ -72,12 +76,14 @@ mod tests {
         let mut env = Env::parse(&["A=1".to_owned(), "B=2=3".to_owned(), "C".to_owned(), "A=4".to_owned()]);
         env.set("B", "");
         env.set("D", "5");
-        assert_eq!(env.entries(), ["A=4", "B=", "C=", "D=5"]);
+        assert_eq!(*env.entries(), ["A=4", "B=", "C=", "D=5"]);
+        assert!(Arc::ptr_eq(&env.entries(), &env.clone().entries()));
         assert_eq!((env.get("A"), env.get("E"), env.len()), (Some("4"), None, 4));
         let mut copy = env.clone();
         copy.set("A", "4");
         assert!(Arc::ptr_eq(&copy.shared, &env.shared));
         copy.set("A", "5");
         assert_eq!((copy.get("A"), env.get("A")), (Some("5"), Some("4")));
+        assert_eq!((&*copy.entries()[0], &*env.entries()[0]), ("A=5", "A=4"));
     }
 }

@@ -55,7 +55,7 @@ impl StageLowering<'_, '_, '_> {
         let request = self.all.request;
         let mut env = self.state.env.entries();
         if let Some(socket) = mounts.sockets.first().filter(|_| self.state.env.get("SSH_AUTH_SOCK").is_none()) {
-            env.push(format!("SSH_AUTH_SOCK={socket}"));
+            env = env.iter().cloned().chain([format!("SSH_AUTH_SOCK={socket}")]).collect();
         }
         let hostname = request.build_args.get("BUILDKIT_SANDBOX_HOSTNAME").filter(|h| !h.is_empty());
         ExecOp {

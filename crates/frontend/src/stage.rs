@@ -151,7 +151,7 @@ impl StageState {
 /// The config with everything that was kept apart.
 pub fn finish_config(state: StageState) -> ImageConfig {
     let mut config = state.config;
-    config.config.env = state.image_env.entries();
+    config.config.env = state.image_env.entries().to_vec();
     config
 }
 

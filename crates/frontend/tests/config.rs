@@ -221,7 +221,7 @@ fn proxy_args_reach_the_step_and_nothing_else() {
     let proxy = &exec(&lowered).proxy.0;
     let shown: Vec<String> = proxy.iter().map(|(k, v)| format!("{k}={v}")).collect();
     assert_eq!(shown, ["HTTPS_PROXY=http://q:2", "NO_PROXY=a", "https_proxy=http://q:2", "no_proxy=a"]);
-    assert_eq!(exec(&lowered).env, ["PATH=/bin"]);
+    assert_eq!(*exec(&lowered).env, ["PATH=/bin"]);
     assert_eq!(history(&lowered.images[0]), ["RUN /bin/sh -c x # buildkit"]);
     let plain = support::lowered("FROM base\nRUN x");
     let root = |l: &kiln_frontend::Lowered| l.graph[l.images[0].root.unwrap().vertex].digest();
@@ -232,7 +232,7 @@ fn proxy_args_reach_the_step_and_nothing_else() {
 fn a_declared_proxy_arg_is_an_arg() {
     let lowered = try_lower("FROM base\nARG http_proxy\nRUN x", |r| r.build_args = map(&[("http_proxy", "p")]));
     let lowered = lowered.unwrap();
-    assert_eq!(exec(&lowered).env, ["PATH=/bin", "http_proxy=p"]);
+    assert_eq!(*exec(&lowered).env, ["PATH=/bin", "http_proxy=p"]);
     assert_eq!(history(&lowered.images[0])[1], "RUN |1 http_proxy=p /bin/sh -c x # buildkit");
 }
 

@@ -1,6 +1,7 @@
 //! The op that runs a process.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 /// Runs a process over mounts. The mount with the destination `/` is its root; what is written there (and to every
 /// other mount with an output) is the op's result.
@@ -8,8 +9,8 @@ use std::collections::BTreeMap;
 pub struct ExecOp {
     /// The program and its arguments.
     pub args: Vec<String>,
-    /// `NAME=value`, in order.
-    pub env: Vec<String>,
+    /// `NAME=value`, in order; steps with the same variables share them.
+    pub env: Arc<[String]>,
     /// Working directory, absolute.
     pub cwd: String,
     /// `user[:group]`, names or numbers, looked up in the root; empty for 0.

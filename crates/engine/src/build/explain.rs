@@ -56,7 +56,7 @@ pub fn ingredients(job: &Job, vertex: &Vertex, parts: &[KeyPart]) -> Ingredients
             all.push(("the user".into(), exec.user.clone()));
             all.push(("the network mode".into(), format!("{:?}", exec.network).to_lowercase()));
             all.push(("the security mode".into(), format!("{:?}", exec.security).to_lowercase()));
-            for pair in &exec.env {
+            for pair in exec.env.iter() {
                 let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
                 all.push((format!("variable or build arg {name}"), shown_value(name, value)));
             }

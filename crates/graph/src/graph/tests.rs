@@ -71,7 +71,7 @@ fn what_counts_for_the_digest_of_an_exec() {
     type Change = (&'static str, fn(&mut ExecOp));
     let counts: Vec<Change> = vec![
         ("args", |e| e.args.push("x".into())),
-        ("env", |e| e.env.push("A=b".into())),
+        ("env", |e| e.env = ["A=b".into()].into()),
         ("cwd", |e| e.cwd = "/x".into()),
         ("user", |e| e.user = "1".into()),
         ("hostname", |e| e.hostname = Some("h".into())),
