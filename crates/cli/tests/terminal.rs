@@ -11,13 +11,21 @@ const KILN: &str = env!("CARGO_BIN_EXE_kiln");
 
 /// What a build writes to a terminal of this size, escapes included; nothing if there is no `script`.
 fn seen(s: &Sandbox, size: (u32, u32)) -> Option<String> {
+    seen_on(s, size, "xterm")
+}
+
+fn seen_on(s: &Sandbox, size: (u32, u32), kind: &str) -> Option<String> {
     if !has_tool("script") || !has_tool("stty") {
         eprintln!("SKIPPED: script or stty is not installed");
         return None;
     }
     let line = format!("stty rows {} cols {}; {KILN} build --no-cache {}", size.0, size.1, s.ctx().display());
     let mut script = Command::new("script");
-    script.args(["-qec", &line, "/dev/null"]).env("KILN_ROOT", s.path("store")).env_remove("NO_COLOR");
+    script
+        .args(["-qec", &line, "/dev/null"])
+        .env("KILN_ROOT", s.path("store"))
+        .env("TERM", kind)
+        .env_remove("NO_COLOR");
     let output = script.stdin(Stdio::null()).output().unwrap();
     Some(String::from_utf8_lossy(&output.stdout).into_owned())
 }
@@ -60,4 +68,11 @@ fn bars_that_erase_their_line_are_seen() {
     let Some(s) = Sandbox::new(&format!("{BASE}{steps}")) else { return };
     let Some(shown) = seen(&s, (24, 80)) else { return };
     assert!(shown.contains("=> => # bar 2") && !shown.contains("# \x1b"), "{shown}");
+}
+
+#[test]
+fn a_terminal_that_cannot_redraw_gets_the_plain_log() {
+    let s = Sandbox::bare("FROM scratch\nCOPY busybox /\n");
+    let Some(shown) = seen_on(&s, (24, 80), "dumb") else { return };
+    assert!(shown.contains("#2 [1/1] COPY busybox /") && !shown.contains("\x1b[K"), "{shown}");
 }

@@ -126,6 +126,11 @@ trait Renderer: Send {
     }
 }
 
+/// Whether what is on standard error can be drawn over.
+fn can_redraw() -> bool {
+    std::io::stderr().is_terminal() && std::env::var_os("TERM").is_none_or(|kind| kind != "dumb")
+}
+
 struct Quiet;
 
 impl Renderer for Quiet {
@@ -139,7 +144,7 @@ impl Renderer for Quiet {
 impl Display {
     /// Starts showing events on standard error. `explain` adds the reason for each step that was not cached.
     pub fn start(mode: Mode, explain: bool) -> Arc<Self> {
-        let terminal = std::io::stderr().is_terminal();
+        let terminal = can_redraw();
         let renderer: Box<dyn Renderer> = match mode {
             Mode::Quiet => Box::new(Quiet),
             Mode::Rawjson => Box::new(rawjson::RawJson::default()),
@@ -152,7 +157,7 @@ impl Display {
 
     /// Shows layers that are transferred, on standard error; of a quiet one warnings only.
     pub fn transfer(direction: Direction, quiet: bool) -> Arc<Self> {
-        let terminal = std::io::stderr().is_terminal();
+        let terminal = can_redraw();
         match quiet {
             true => Self::showing(Box::new(Quiet)),
             false => Self::showing(Box::new(transfer::Transfer::new(direction, terminal))),
